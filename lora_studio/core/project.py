@@ -1,0 +1,337 @@
+"""The project store: the only home of a project's paths, pictures, captions and decisions.
+
+A project is a folder that can be zipped, moved and opened elsewhere. Originals are never altered, nothing is deleted
+(it goes to the trash), and every edit is one transaction that can be undone.
+"""
+
+import json
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import Field, field_validator
+
+from lora_studio.core import database, images
+from lora_studio.core.errors import UserError
+from lora_studio.core.files import inside, slug, write_bytes, write_text
+from lora_studio.core.settings import Settings
+
+Kind = Literal["character", "style", "concept"]
+KINDS: tuple[Kind, ...] = ("character", "style", "concept")
+EDITABLE = ("decision", "reason", "caption", "crop", "repeats")
+DECISIONS = ("new", "keep", "reject")
+
+
+class Plan(Settings):
+    """What the LoRA is to be: the answers of the conception step."""
+
+    name: str = Field(min_length=1, max_length=80)
+    """Name of the project and of the files it makes."""
+    kind: Kind = "character"
+    """Character: one person or being. Style: a way of drawing. Concept: a thing, pose or idea."""
+    trigger: str = Field("", max_length=60)
+    """The word that calls the LoRA in a prompt. Best a word the base does not know."""
+    base: str = "starter"
+    """The model to train on: `starter`, a file or folder, or a hub name."""
+    title: str = ""
+    """A short line under the name."""
+    description: str = ""
+    """What should come out, in a sentence or two."""
+    defining: tuple[str, ...] = ()
+    """What makes the subject itself and must be learned: prune these tags so that the trigger absorbs them."""
+    varies: tuple[str, ...] = ()
+    """What may change from picture to picture and should stay promptable: keep these tags."""
+    avoid: tuple[str, ...] = ()
+    """What must not be learned."""
+    test_prompts: tuple[str, ...] = ()
+    """Prompts that should show the subject; the trigger is put in front where it is missing."""
+    bleed_prompts: tuple[str, ...] = ()
+    """Prompts without the trigger that must not change."""
+    prune_tags: tuple[str, ...] = ()
+    """Tags taken out of all captions so that the trigger word stands for them."""
+    licence: str = ""
+    """Licence of the pictures."""
+    credit: str = ""
+    """Whom to thank for the pictures."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _one_tag(cls, trigger: str) -> str:
+        if "," in trigger or "\n" in trigger:
+            raise ValueError("a trigger is one tag; take out the comma or line break")
+        return trigger.strip()
+
+
+@dataclass(frozen=True)
+class Image:
+    """One picture of a project."""
+
+    id: int
+    sha256: str
+    name: str
+    extension: str
+    width: int
+    height: int
+    size: int
+    decision: str
+    reason: str
+    caption: str
+    crop: tuple[float, float, float, float] | None
+    """Left, top, right, bottom as shares of width and height."""
+    repeats: int
+    sharpness: float
+    phash: int
+    signature: bytes
+    source: str
+    added: float
+
+    @property
+    def used(self) -> bool:
+        """Whether it will be trained on: everything but the rejected."""
+        return self.decision != "reject"
+
+
+class Edit:
+    """Collects the changes of one undoable step."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.changes: list[tuple[int, str, Any, Any]] = []
+
+    def set(self, image_id: int, **values: Any) -> None:
+        """Change fields of one picture: decision, reason, caption, crop, repeats."""
+        row = self._connection.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
+        if row is None:
+            raise UserError(f"There is no picture {image_id} in this project.", "Reload the page.")
+        for field, value in values.items():
+            if field not in EDITABLE:
+                raise ValueError(f"{field} of a picture cannot be edited")
+            after = _checked(field, value)
+            if row[field] != after:
+                self.changes.append((image_id, field, row[field], after))
+                self._connection.execute(f"UPDATE images SET {field} = ? WHERE id = ?", (after, image_id))
+
+
+class Project:
+    """One project folder. Cheap to open; holds no connection, so threads and processes may share it."""
+
+    def __init__(self, root: Path, slug_: str) -> None:
+        self.root = root
+        self.slug = slug_
+        self.folder = root / slug_
+        self._database = self.folder / "project.db"
+
+    @classmethod
+    def create(cls, root: Path, plan: Plan) -> Self:
+        """Make a new project; its folder name is made of the plan's name, with a number where that is taken."""
+        base = slug(plan.name)
+        for number in range(1, 1000):
+            project = cls(root, base if number == 1 else f"{base}-{number}")
+            try:
+                project.folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(f"Cannot create {project.folder}: {error.strerror}.", "Choose another projects folder.") from error
+            project.save_plan(plan)
+            database.migrate(project._database)
+            return project
+        raise UserError(f"There are too many projects named {plan.name}.", "Choose another name.")
+
+    @classmethod
+    def open(cls, root: Path, name: str) -> Self:
+        """Open by folder name (or by the plan's name). Raises UserError naming the projects there are."""
+        for candidate in (name, slug(name)):
+            folder = inside(root, candidate)
+            if candidate and folder.parent == root.resolve() and (folder / "project.toml").is_file():
+                project = cls(root, candidate)
+                database.migrate(project._database)
+                return project
+        known = ", ".join(project.slug for project in cls.all(root)) or "none yet"
+        raise UserError(f"There is no project {name} in {root}.", f"Projects here: {known}.")
+
+    @classmethod
+    def all(cls, root: Path) -> list[Self]:
+        """All projects, the last touched first."""
+        found = [cls(root, path.parent.name) for path in root.glob("[!.]*/project.toml")]
+        return sorted(found, key=lambda project: project.touched, reverse=True)
+
+    @property
+    def touched(self) -> float:
+        """Time of the last change (Unix seconds)."""
+        paths = (self.folder / "project.toml", self._database, self.folder / "project.db-wal")
+        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it stands in project.toml."""
+        path = self.folder / "project.toml"
+        try:
+            return Plan.load(tomllib.loads(path.read_text("utf-8")))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.slug}/project.toml cannot be read: {error}.", "Mend the file in a text editor.") from error
+
+    def save_plan(self, plan: Plan) -> None:
+        """Write project.toml."""
+        write_text(self.folder / "project.toml", tomli_w.dumps(plan.to_dict(), multiline_strings=True))
+
+    @property
+    def revision(self) -> int:
+        """Grows by one with every change of the pictures, whoever made it."""
+        with database.transaction(self._database, write=False) as connection:
+            return connection.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()[0]
+
+    def images(self) -> list[Image]:
+        """All pictures in order of import."""
+        with database.transaction(self._database, write=False) as connection:
+            return [_image(row) for row in connection.execute("SELECT * FROM images ORDER BY id")]
+
+    def used_images(self) -> list[Image]:
+        """The pictures that will be trained on."""
+        return [image for image in self.images() if image.used]
+
+    def image(self, image_id: int) -> Image:
+        """One picture. Raises UserError for an unknown id."""
+        with database.transaction(self._database, write=False) as connection:
+            row = connection.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
+        if row is None:
+            raise UserError(f"There is no picture {image_id} in {self.slug}.", "Reload the page.")
+        return _image(row)
+
+    def has(self, sha256: str) -> bool:
+        """Whether a file with this content was imported before."""
+        with database.transaction(self._database, write=False) as connection:
+            return connection.execute("SELECT 1 FROM images WHERE sha256 = ?", (sha256,)).fetchone() is not None
+
+    def add_image(self, data: bytes, sha256: str, extension: str, thumb: bytes, fields: dict[str, Any]) -> None:
+        """Store one checked picture: files first, the row last, so that a crash leaves no row without its file."""
+        for path, content in (
+            (self.folder / "originals" / f"{sha256}{extension}", data),
+            (self.folder / "thumbs" / f"{sha256}.webp", thumb),
+        ):
+            if not path.exists():
+                write_bytes(path, content)
+        row = {"sha256": sha256, "extension": extension, "size": len(data), "added": time.time(), **fields}
+        row["phash"] = format(row.get("phash", 0), "x")
+        with database.transaction(self._database) as connection:
+            marks = ", ".join("?" for _ in row)
+            connection.execute(f"INSERT OR IGNORE INTO images ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+            _touch(connection)
+
+    def original_path(self, image: Image) -> Path:
+        """The imported file, byte for byte."""
+        return self.folder / "originals" / f"{image.sha256}{image.extension}"
+
+    def thumb_path(self, image: Image) -> Path:
+        """WebP of at most 256 px, made again when it is gone."""
+        return self._derived(image, "thumbs", lambda pixels: images.thumbnail(pixels))
+
+    def view_path(self, image: Image) -> Path:
+        """The pixels that are trained on as WebP of at most 1600 px, for the page; made when first asked for."""
+        return self._derived(image, "cache/views", lambda pixels: images.thumbnail(pixels, 1600))
+
+    def _derived(self, image: Image, folder: str, make: Any) -> Path:
+        path = self.folder / folder / f"{image.sha256}.webp"
+        if not path.exists():
+            write_bytes(path, make(images.decode(self.original_path(image))))
+        return path
+
+    @contextmanager
+    def edit(self, label: str) -> Iterator[Edit]:
+        """One transaction and one undo entry. An error inside leaves everything as it was."""
+        with database.transaction(self._database) as connection:
+            edit = Edit(connection)
+            yield edit
+            if edit.changes:
+                connection.execute("DELETE FROM journal WHERE undone = 1")  # a new edit ends what could be redone
+                connection.execute(
+                    "INSERT INTO journal (label, time, changes) VALUES (?, ?, ?)",
+                    (label, time.time(), json.dumps(edit.changes)),
+                )
+                _touch(connection)
+
+    def undo_label(self) -> str | None:
+        """What `undo` would take back."""
+        with database.transaction(self._database, write=False) as connection:
+            row = connection.execute("SELECT label FROM journal WHERE undone = 0 ORDER BY id DESC LIMIT 1").fetchone()
+        return row["label"] if row else None
+
+    def undo(self) -> str | None:
+        """Take back the last edit; returns its label, None when there is none."""
+        return self._replay("undone = 0 ORDER BY id DESC", undone=1)
+
+    def redo(self) -> str | None:
+        """Do the last undone edit again; returns its label, None when there is none."""
+        return self._replay("undone = 1 ORDER BY id", undone=0)
+
+    def _replay(self, which: str, undone: int) -> str | None:
+        with database.transaction(self._database) as connection:
+            row = connection.execute(f"SELECT * FROM journal WHERE {which} LIMIT 1").fetchone()
+            if row is None:
+                return None
+            changes = json.loads(row["changes"])
+            for image_id, field, before, after in reversed(changes) if undone else changes:
+                value = before if undone else after
+                connection.execute(f"UPDATE images SET {_column(field)} = ? WHERE id = ?", (value, image_id))
+            connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (undone, row["id"]))
+            _touch(connection)
+            return row["label"]
+
+    def new_folder(self, group: Literal["runs", "tests", "jobs", "exports"], name: str = "") -> Path:
+        """A fresh numbered folder, e.g. `runs/zorbi-2`; two callers at once get different ones."""
+        parent = self.folder / group
+        parent.mkdir(parents=True, exist_ok=True)
+        stem = slug(name or group.removesuffix("s"))
+        taken = [int(path.name.rpartition("-")[2]) for path in parent.glob("*-*") if path.name.rpartition("-")[2].isdecimal()]
+        number = max(taken, default=0) + 1
+        while True:
+            folder = parent / f"{stem}-{number}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+
+    def trash(self) -> Path:
+        """Move the whole project to the trash of the projects folder; returns where it lies now."""
+        target = self.root / ".trash" / f"{self.slug}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(self.folder, target)
+        return target
+
+
+def _checked(field: str, value: Any) -> Any:
+    if field == "decision" and value not in DECISIONS:
+        raise UserError(f"{value} is no decision.", f"Known: {', '.join(DECISIONS)}.")
+    if field == "repeats" and not 1 <= int(value) <= 1000:
+        raise UserError(f"{value} repeats cannot be.", "Choose 1 to 1000.")
+    if field == "crop" and value is not None:
+        left, top, right, bottom = (round(float(edge), 5) for edge in value)
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise UserError("The crop lies outside the picture.", "Draw it again inside the picture.")
+        return json.dumps([left, top, right, bottom])
+    return value
+
+
+def _column(field: str) -> str:
+    if field not in EDITABLE:
+        raise ValueError(f"{field} of a picture cannot be edited")
+    return field
+
+
+def _touch(connection: Any) -> None:
+    connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+
+
+def _image(row: Any) -> Image:
+    values = dict(row)
+    values["phash"] = int(values["phash"], 16)
+    values["crop"] = tuple(json.loads(values["crop"])) if values["crop"] else None
+    return Image(**values)
