@@ -1,0 +1,246 @@
+"""Training: from a project and a configuration to a run that can be watched, stopped and resumed."""
+
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+from lora_studio.core import paths, presets
+from lora_studio.core.errors import UserError
+from lora_studio.core.files import inside, write_text
+from lora_studio.core.jobs import Job, Jobs
+from lora_studio.core.project import Project
+from lora_studio.engine.buckets import StepPlan, steps_for
+from lora_studio.engine.config import TrainConfig, TrainJob
+from lora_studio.judge import loss as judge_loss
+from lora_studio.steps import conception, curation, tagging
+
+TARGET = "lora_studio.engine.train:train"
+MIN_FREE_BYTES = 300 * 2**20
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at before the start; `level` bad forbids it, warn does not."""
+
+    level: str
+    text: str
+    remedy: str = ""
+
+
+def recommended(project: Project, wish: str = "balanced") -> TrainConfig:
+    """The studio's configuration for this project."""
+    return conception.recommend(project, wish).config
+
+
+def current(project: Project) -> TrainConfig:
+    """What the person last set for this project, else the recommendation."""
+    path = project.folder / "train.json"
+    if path.exists():
+        with suppress(ValueError, OSError):  # settings of an older program: begin again from the recommendation
+            return TrainConfig.load(json.loads(path.read_text("utf-8")))
+    return recommended(project)
+
+
+def save_current(project: Project, config: TrainConfig) -> None:
+    """Keep the configuration with the project."""
+    write_text(project.folder / "train.json", json.dumps(config.to_dict(), indent=1))
+
+
+def back_to_recommended(project: Project) -> TrainConfig:
+    """Forget the person's settings."""
+    (project.folder / "train.json").unlink(missing_ok=True)
+    return recommended(project)
+
+
+def with_preset(project: Project, name: str) -> TrainConfig:
+    """A preset's values over the recommendation for this project."""
+    preset = presets.load(name, project.root)
+    flat = {f"{section}.{key}": value for section, values in preset.settings.items() for key, value in values.items()}
+    return recommended(project).with_changes(flat)
+
+
+def step_plan(project: Project, config: TrainConfig) -> StepPlan:
+    """How many steps the run will have: the very formula that the trainer uses."""
+    sizes = [(*curation.cropped_size(image), image.repeats) for image in project.used_images()]
+    return steps_for(sizes, config)
+
+
+def checks(project: Project, config: TrainConfig) -> list[Check]:
+    """What stands against starting, all of it at once."""
+    images, plan = project.used_images(), project.plan
+    found = []
+    if not images:
+        found.append(Check("bad", "There are no pictures to train on.", "Gather some, or take back a rejection."))
+    captioned = tagging.captioned(images)
+    if images and not captioned and not plan.trigger:
+        found.append(Check("bad", "No picture has a caption and there is no trigger word.", "Run the auto-tagger."))
+    elif captioned < len(images):
+        text = f"{len(images) - captioned} of {len(images)} pictures have no caption."
+        found.append(Check("warn", text, "They are trained with the trigger alone; run the auto-tagger to describe them."))
+    try:
+        conception.base_info(config.base.model)
+    except UserError as error:
+        found.append(Check("bad", error.message, error.remedy))
+    free = shutil.disk_usage(project.folder).free
+    if free < MIN_FREE_BYTES:
+        found.append(Check("bad", f"Only {free // 2**20} MB are free on the disk.", "Free at least 300 MB."))
+    return found
+
+
+def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
+    """Take a snapshot of the pictures and captions and start the run in the background.
+
+    Raises UserError with all that stands against it.
+    """
+    bad = [check for check in checks(project, config) if check.level == "bad"]
+    if bad:
+        raise UserError(" ".join(check.text for check in bad), " ".join(check.remedy for check in bad))
+    folder = project.new_folder("runs", project.plan.name)
+    write_text(folder / "dataset.json", json.dumps(snapshot(project), indent=1))
+    write_text(folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict())))
+    job = TrainJob(
+        settings=config,
+        base=paths.resolve_base(config.base.model),
+        dataset=str(folder / "dataset.json"),
+        cache=str(project.folder / "cache"),
+        name=folder.name,
+        trigger=project.plan.trigger,
+    )
+    return jobs.start(folder, TARGET, job.to_dict(), f"Training {folder.name}", project.slug)
+
+
+def resume(project: Project, jobs: Jobs, run: str) -> Job:
+    """Go on with a stopped, failed or interrupted run from its newest whole state."""
+    folder = run_folder(project, run)
+    job = jobs.get(folder)
+    if job.state == "done":
+        raise UserError(f"{run} has reached its end.", "Start a new run, with more epochs if you want more.")
+    # where the project lies may have changed since: paths are made anew
+    config = {**job.config, "resume": True, "dataset": str(folder / "dataset.json"), "cache": str(project.folder / "cache")}
+    config["base"] = paths.resolve_base(config["settings"]["base"]["model"])
+    return jobs.start(folder, TARGET, config, job.title, project.slug)
+
+
+def snapshot(project: Project) -> dict[str, Any]:
+    """The dataset as it is now, paths relative to a run folder; the trigger alone where a caption is missing."""
+    plan = project.plan
+    return {
+        "images": [
+            {
+                "id": image.id,
+                "file": Path("../..", project.original_path(image).relative_to(project.folder)).as_posix(),
+                "caption": image.caption or plan.trigger,
+                "repeats": image.repeats,
+                "crop": image.crop,
+                "width": image.width,
+                "height": image.height,
+                "sha256": image.sha256,
+            }
+            for image in project.used_images()
+        ]
+    }
+
+
+def run_folder(project: Project, run: str) -> Path:
+    """Folder of a run. Raises UserError for one that is not there."""
+    folder = inside(project.folder / "runs", run)
+    if not (folder / "job.json").is_file():
+        raise UserError(f"There is no run {run} in {project.slug}.", "Choose one of the list.")
+    return folder
+
+
+def runs(project: Project, jobs: Jobs) -> list[Job]:
+    """The project's runs, newest first."""
+    return [job for job in jobs.all(project.slug) if job.folder.parent.name == "runs"]
+
+
+def checkpoints(project: Project) -> list[dict[str, Any]]:
+    """Saved LoRA files of all runs, in order of training: `{"file", "run", "epoch", "name"}`; `file` is relative."""
+    found = []
+    for path in sorted(project.folder.glob("runs/*/checkpoints/*.safetensors"), key=lambda path: path.stat().st_mtime):
+        epoch = path.stem.rpartition("-")[2]
+        run = path.parent.parent.name
+        number = int(epoch) if epoch.isdecimal() else 0
+        file = path.relative_to(project.folder).as_posix()
+        found.append({"file": file, "run": run, "epoch": number, "name": f"{run}, epoch {number}"})
+    return found
+
+
+def view(project: Project, jobs: Jobs, run: str, since: int = 0) -> dict[str, Any]:
+    """Everything the page shows of a run. `events` since the given offset are folded into points and lists;
+    with `since=0` all of it. The verdict is over the whole run."""
+    job = jobs.get(run_folder(project, run))
+    events, offset = job.events(since)
+    every = events if since == 0 else job.events()[0]
+    shown = _fold(events)
+    whole = shown if since == 0 else _fold(every)
+    last = next((event for event in reversed(every) if event["event"] == "Step"), None)
+    shown |= {
+        "run": run,
+        "state": job.state,
+        "error": job.error,
+        "remedy": job.remedy,
+        "created": job.created,
+        "offset": offset,
+        "step": last["step"] if last else 0,
+        "total": last["total"] if last else 0,
+        "epoch": last["epoch"] if last else 0,
+        "loss": last["loss"] if last else None,
+        "phase": next((event["text"] for event in reversed(every) if event["event"] in ("Phase", "Progress")), ""),
+        "memory": _memory(job),
+        "verdict": verdict(whole),
+    }
+    recent = [event["seconds"] for event in every[-200:] if event["event"] == "Step"]
+    shown["seconds_per_step"] = sum(recent) / len(recent) if recent else None
+    left = shown["total"] - shown["step"]
+    shown["eta"] = left * shown["seconds_per_step"] if recent and job.is_alive else None
+    return shown
+
+
+def verdict(folded: dict[str, Any]) -> dict[str, Any]:
+    """The judge's words on a run, from folded events."""
+    steps = [point[0] for point in folded["points"]]
+    losses = [point[1] for point in folded["points"]]
+    return asdict(judge_loss.verdict(steps, losses, [tuple(point) for point in folded["validation"]]))
+
+
+def _fold(events: list[dict[str, Any]]) -> dict[str, Any]:
+    points: dict[int, list[float]] = {}
+    validation: dict[int, float] = {}
+    files: dict[str, list[dict[str, Any]]] = {"sample": [], "checkpoint": []}
+    notes = []
+    for event in events:
+        match event["event"]:
+            case "Step":
+                points[event["step"]] = [event["step"], event["loss"], max(event["lr"].values(), default=0.0)]
+            case "Validation":
+                validation[event["step"]] = event["loss"]
+            case "FileWritten" if event["kind"] in files:
+                files[event["kind"]].append({key: event[key] for key in ("path", "step", "epoch", "info")})
+            case "Note":
+                notes.append({"text": event["text"], "level": event["level"], "time": event["time"]})
+    return {  # a resumed run tells some steps twice: the later word counts
+        "points": [points[step] for step in sorted(points)],
+        "validation": [[step, validation[step]] for step in sorted(validation)],
+        "samples": list({file["path"]: file for file in files["sample"]}.values()),
+        "checkpoints": list({file["path"]: file for file in files["checkpoint"]}.values()),
+        "notes": notes,
+    }
+
+
+def _memory(job: Job) -> int | None:
+    """Bytes in use by the job's process now; None when it has ended."""
+    if job.is_alive:
+        with suppress(psutil.Error):
+            return psutil.Process(job.pid).memory_info().rss
+    return None
+
+
+def _without_none(data: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in data.items() if v is not None}
