@@ -1,0 +1,110 @@
+import json
+
+import pytest
+from tests.core.test_project import add
+
+from lora_studio.core.errors import UserError
+from lora_studio.core.project import Plan, Project
+from lora_studio.engine.config import TrainConfig
+from lora_studio.steps import curation, tagging
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    plan = Plan(name="Zorbi", trigger="zorbi", prune_tags=("green hair",), varies=("smile",))
+    project = Project.create(tmp_path, plan)
+    for number, colour in enumerate(("red", "green", "blue", "yellow")):
+        add(project, colour, phash=number * 0x0F0F0F0F0F0F0F0F % 2**64, signature=bytes([number * 60] * 192), sharpness=0.1)
+    return project
+
+
+def results(project: Project, lines: list[dict]):
+    folder = project.new_folder("jobs", "tag")
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def answer(image_id: int, *tags: str) -> dict:
+    return {"id": image_id, "tags": [[tag, 0.9, "x"] for tag in tags], "error": None}
+
+
+def captions(project: Project) -> list[str]:
+    return [image.caption for image in project.images()]
+
+
+def test_the_taggers_answers_come_in_with_the_trigger_first_and_the_pruned_tags_out(project):
+    folder = results(project, [answer(1, "green hair", "smile"), {"id": 2, "tags": [], "error": "damaged"}])
+    assert tagging.apply(project, folder) == {
+        "written": 1,
+        "skipped": 0,
+        "failed": [{"file": "green.png", "reason": "damaged"}],
+    }
+    assert captions(project) == ["zorbi, smile", "", "", ""]
+    assert project.undo() == "Auto-tagging" and captions(project) == ["", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("empty", "zorbi, hat"), ("append", "zorbi, hat, smile"), ("replace", "zorbi, smile")],
+)
+def test_the_modes_of_merging(project, mode, expected):
+    tagging.set_caption(project, 1, "zorbi, hat")
+    tagging.apply(project, results(project, [answer(1, "smile")]), mode)
+    assert captions(project)[0] == expected
+
+
+def test_no_results_is_a_failure(project):
+    with pytest.raises(UserError, match="no results"):
+        tagging.apply(project, project.new_folder("jobs", "tag"))
+
+
+def test_bulk_edits_change_only_their_pictures_and_are_one_undo(project):
+    for image in project.images():
+        tagging.set_caption(project, image.id, "smile, red hat")
+    before = captions(project)
+    assert tagging.preview_replace(project, [1, 2], "RED HAT") == 2
+    assert tagging.replace_tag(project, [1, 2], "red hat", "red cap, cap") == 2
+    assert captions(project) == ["smile, red cap, cap"] * 2 + before[2:]
+    project.undo()
+    assert captions(project) == before
+    assert tagging.trigger_first(project, [3]) == 1 and captions(project)[2] == "zorbi, smile, red hat"
+    assert tagging.add_tags(project, [1, 2, 3, 4], ["smile"]) == 0
+    assert tagging.remove_tags(project, [4], ["smile", "red hat"]) == 1 and captions(project)[3] == ""
+
+
+def test_counts_leave_out_the_rejected(project):
+    for image in project.images():
+        tagging.set_caption(project, image.id, "smile" if image.id % 2 else "smile, hat")
+    curation.reject(project, [2])
+    assert tagging.counts(project) == [("smile", 3), ("hat", 1)]
+
+
+def test_decisions_are_undone_in_one_step(project):
+    curation.reject(project, [1, 2], "blurred")
+    curation.keep(project, [3])
+    assert [image.decision for image in project.images()] == ["reject", "reject", "keep", "new"]
+    project.undo()
+    project.undo()
+    assert [image.decision for image in project.images()] == ["new"] * 4
+
+
+def test_auto_rejects_the_double_and_spares_what_was_kept(project):
+    first = project.image(1)
+    twin = add(project, "pink", phash=first.phash, signature=first.signature, sharpness=0.05)
+    rejected = curation.auto(project)
+    assert [entry["id"] for entry in rejected] == [twin] and rejected[0]["reason"]
+    project.undo()
+    curation.keep(project, [twin])
+    assert twin not in [entry["id"] for entry in curation.auto(project)]
+
+
+def test_a_crop_decides_the_bucket(project):
+    config = TrainConfig().with_changes({"data.resolution": 64, "data.bucket_step": 8, "data.bucket_min": 32, "data.bucket_max": 128})
+    whole = curation.buckets(project, config)
+    assert sum(bucket["count"] for bucket in whole) == 4 and whole[0]["width"] > whole[0]["height"]
+    for image in project.images():
+        curation.set_crop(project, image.id, (0.25, 0, 0.75, 1))
+    cropped = curation.buckets(project, config)
+    assert cropped[0]["width"] < cropped[0]["height"]
+    curation.set_crop(project, 1, (0, 0, 1, 1))
+    assert project.image(1).crop is None

@@ -1,0 +1,121 @@
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora_studio.core.errors import UserError
+from lora_studio.core.jobs import Jobs, run_inline
+from lora_studio.core.project import Plan, Project
+from lora_studio.steps import gathering
+
+
+def picture(seed: int, size=(48, 40)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project.create(tmp_path / "projects", Plan(name="Ünï (x) &", trigger="zorbi"))
+
+
+@pytest.fixture
+def pile(tmp_path) -> Path:
+    folder = tmp_path / "my pictures ü 中"
+    (folder / "5_zorbi").mkdir(parents=True)
+    (folder / "a.png").write_bytes(picture(1))
+    (folder / "a.txt").write_bytes("zorbi, café,, café".encode("cp1252"))
+    (folder / "a.jpg").write_bytes(picture(2))  # a PNG with the wrong name is still a picture
+    (folder / "A.png").write_bytes(picture(3))
+    (folder / "double.png").write_bytes(picture(1))
+    (folder / "5_zorbi" / "b.png").write_bytes(picture(4))
+    (folder / "notes.png").write_text("I am no picture")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes(picture(5)[:150])
+    (folder / ".hidden.png").write_bytes(picture(6))
+    return folder
+
+
+def test_a_pile_is_sorted_into_added_already_and_refused(project, pile):
+    before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in pile.rglob("*") if path.is_file()}
+    result = gathering.gather(project, [pile])
+    assert (result.added, result.already) == (4, 1)
+    assert {refused.file for refused in result.refused} == {"notes.png", "empty.png", "cut.png"}
+    assert all(refused.reason for refused in result.refused)
+    images = {image.name: image for image in project.images()}
+    assert images["a.png"].caption == "zorbi, café"
+    assert images["5_zorbi/b.png"].repeats == 5 and images["a.png"].repeats == 1
+    assert before == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in pile.rglob("*") if path.is_file()}
+    for image in images.values():
+        assert hashlib.sha256(project.original_path(image).read_bytes()).hexdigest() == image.sha256
+        assert project.thumb_path(image).read_bytes()[8:12] == b"WEBP"
+
+
+def test_importing_again_adds_nothing(project, pile):
+    gathering.gather(project, [pile])
+    again = gathering.gather(project, [pile])
+    assert (again.added, again.already, len(project.images())) == (0, 5, 4)
+
+
+def test_a_zip_is_read_and_its_ways_out_are_refused(project, tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("3_zorbi/one.png", picture(1))
+        archive.writestr("3_zorbi/one.txt", "zorbi, hat")
+        archive.writestr("../evil.png", picture(2))
+        archive.writestr("/etc/evil.png", picture(3))
+    result = gathering.gather(project, [path])
+    assert result.added == 1 and len(result.refused) == 2
+    assert all("outside" in refused.reason for refused in result.refused)
+    image = project.images()[0]
+    assert (image.caption, image.repeats) == ("zorbi, hat", 3)
+    assert not list(tmp_path.rglob("evil.png"))
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 broken", b""])
+def test_a_broken_zip_is_named(project, tmp_path, content):
+    path = tmp_path / "set.zip"
+    path.write_bytes(content)
+    assert [refused.file for refused in gathering.gather(project, [path]).refused] == ["set.zip"]
+
+
+def test_an_empty_folder_and_a_missing_one_say_so(project, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures in"):
+        gathering.gather(project, [tmp_path / "empty"])
+    with pytest.raises(UserError, match="does not exist"):
+        gathering.gather(project, [tmp_path / "nowhere"])
+
+
+def test_a_stopped_import_is_continued_by_repeating_it(project, pile):
+    calls = iter([False, False, True])
+    first = gathering.gather(project, [pile], should_stop=lambda: next(calls))
+    assert first.stopped and len(project.images()) <= 2
+    gathering.gather(project, [pile])
+    assert len(project.images()) == 4
+
+
+def test_the_job_does_the_same_and_tells_how_far_it_is(project, pile, tmp_path):
+    config = {"root": str(project.root), "project": project.slug, "sources": [str(pile)]}
+    seen: list[dict] = []
+    summary = run_inline(project.new_folder("jobs", "gather"), "lora_studio.steps.gathering:job", config, listen=seen.append)
+    assert summary["added"] == 4 and summary["refused"][0].keys() == {"file", "reason"}
+    assert [event["done"] for event in seen if event["event"] == "Progress"][-1] == 8
+
+
+def test_a_job_in_the_background_imports_too(project, pile):
+    jobs = Jobs(project.root)
+    job = jobs.wait(gathering.start(project, jobs, [pile]).folder, 60)
+    assert job.state == "done" and len(project.images()) == 4
+
+
+@pytest.mark.parametrize(("count", "missing"), [(3, 12), (20, 0), (80, 0)])
+def test_the_meter_counts_against_the_kinds_range(count, missing):
+    meter = gathering.meter(Plan(name="x", kind="character"), count)
+    assert (meter["low"], meter["high"], meter["missing"]) == (15, 50, missing) and str(count) in meter["text"]
