@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_studio.core import paths, presets
 from lora_studio.core.errors import UserError
+from lora_studio.core.machine import machine
 from lora_studio.core.project import KINDS, Plan, Project
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.detect import Detected, detect
@@ -180,14 +181,14 @@ def family(base: str) -> str:
     return "starter" if base == "starter" else base_info(base).family
 
 
-def recommend(project: Project, wish: str = "balanced", device: str = "cpu") -> Recommendation:
+def recommend(project: Project, wish: str = "balanced") -> Recommendation:
     """A whole configuration for this plan, this base and this many pictures."""
     plan = project.plan
     which = family(plan.base)
     named = {preset.name: preset for preset in presets.all_presets()}
     preset = named.get(f"{plan.kind}-{which}") or named[f"{plan.kind}-sd1"]
     count = len(project.used_images()) or advice.TARGETS[plan.kind][0]
-    found = advice.recommend(plan.kind, which, count, device, wish, preset.settings)
+    found = advice.recommend(plan.kind, which, count, machine(project.root).device, wish, preset.settings)
     config = TrainConfig.load(_merged(preset.settings)).with_changes({**found.changes, **_own(plan)})
     return Recommendation(config, found.reasons, preset.name)
 

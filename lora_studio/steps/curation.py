@@ -86,7 +86,7 @@ def buckets(project: Project, config: TrainConfig) -> list[dict[str, int]]:
     counts: dict[tuple[int, int], int] = {}
     sizes = engine_buckets.make_buckets(config.data)
     for image in project.used_images():
-        bucket = engine_buckets.assign(*cropped_size(image), sizes)
+        bucket = engine_buckets.assign(*cropped_size(image), config.data, sizes)
         counts[bucket] = counts.get(bucket, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     return [{"width": width, "height": height, "count": count} for (width, height), count in ordered]
