@@ -1,0 +1,155 @@
+"""The last two steps through their public doors: real jobs in real processes on a tiny base."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from tests.conftest import draw_picture
+from tests.tiny import make_base
+
+from lora_studio.core.errors import UserError
+from lora_studio.core.jobs import Jobs
+from lora_studio.core.project import Plan, Project
+from lora_studio.engine.config import TrainConfig
+from lora_studio.steps import curation, gathering, tagging, testing, training
+
+SHORT = {
+    "data.resolution": 32,
+    "data.bucket_step": 8,
+    "data.bucket_min": 16,
+    "data.bucket_max": 64,
+    "run.epochs": 3,
+    "sample.num_steps": 2,
+    "sample.prompts": ["zorbi"],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base ü") / "tiny")
+
+
+@pytest.fixture
+def project(tmp_path, tiny_base) -> Project:
+    plan = Plan(name="Zorbi", trigger="zorbi", base=str(tiny_base), test_prompts=("smile",), bleed_prompts=("a dog",))
+    project = Project.create(tmp_path / "projects (x) ü", plan)
+    folder = tmp_path / "pile"
+    folder.mkdir()
+    for seed in range(5):
+        (folder / f"{seed}.png").write_bytes(draw_picture(seed, (40, 40)))
+    gathering.gather(project, [folder])
+    for image in project.images():
+        tagging.set_caption(project, image.id, f"zorbi, tag {image.id}")
+    return project
+
+
+@pytest.fixture
+def config(tiny_base) -> TrainConfig:
+    return TrainConfig().with_changes({"base.model": str(tiny_base), **SHORT})
+
+
+def trained(project: Project, config: TrainConfig) -> tuple[Jobs, str]:
+    jobs = Jobs(project.root)
+    job = jobs.wait(training.start(project, jobs, config).folder, 120)
+    assert job.state == "done", (job.error, (job.folder / "log.txt").read_text())
+    return jobs, job.folder.name
+
+
+def test_a_run_makes_the_steps_that_the_plan_promised_and_shows_them(project, config):
+    plan = training.step_plan(project, config)
+    jobs, run = trained(project, config)
+    view = training.view(project, jobs, run)
+    assert view["total"] == plan.steps == len(view["points"]) == view["step"]
+    assert [checkpoint["epoch"] for checkpoint in view["checkpoints"]] == [1, 2, 3]
+    assert len(view["samples"]) == 3 and view["verdict"]["headline"]
+    assert [found["epoch"] for found in training.checkpoints(project)] == [1, 2, 3]
+    later = training.view(project, jobs, run, view["offset"])
+    assert later["points"] == [] and later["step"] == view["step"] and later["verdict"] == view["verdict"]
+
+
+def test_the_snapshot_leaves_out_the_rejected_and_later_edits(project, config):
+    curation.reject(project, [1])
+    jobs, run = trained(project, config)
+    tagging.set_caption(project, 2, "changed")
+    images = json.loads((project.folder / "runs" / run / "dataset.json").read_text())["images"]
+    assert [image["id"] for image in images] == [2, 3, 4, 5] and images[0]["caption"] == "zorbi, tag 2"
+
+
+def test_a_killed_run_goes_on_where_it_was(project, config):
+    jobs = Jobs(project.root)
+    long = config.with_changes({"run.epochs": 40})
+    job = training.start(project, jobs, long)
+    end = time.monotonic() + 90
+    while not any(event["event"] == "FileWritten" and event["kind"] == "state" for event in job.events()[0]):
+        assert time.monotonic() < end and jobs.get(job.folder).is_alive
+        time.sleep(0.05)
+    os.kill(jobs.get(job.folder).pid, signal.SIGKILL)
+    assert jobs.wait(job.folder, 20).state == "interrupted"
+    done = jobs.wait(training.resume(project, jobs, job.id).folder, 120)
+    view = training.view(project, jobs, job.id)
+    assert done.state == "done" and [point[0] for point in view["points"]] == list(range(1, view["total"] + 1))
+    with pytest.raises(UserError, match="end"):
+        training.resume(project, jobs, job.id)
+
+
+def test_what_stands_against_a_start_is_told_at_once(tmp_path, config):
+    project = Project.create(tmp_path, Plan(name="Empty", base=str(tmp_path / "nowhere")))
+    with pytest.raises(UserError) as caught:
+        training.start(project, Jobs(tmp_path), config.with_changes({"base.model": str(tmp_path / "nowhere")}))
+    assert "no pictures" in caught.value.message and "nowhere" in caught.value.message and caught.value.remedy
+    assert not list(project.folder.glob("runs/*"))
+
+
+def test_settings_are_kept_with_the_project_until_taken_back(project, config):
+    recommended = training.recommended(project)
+    training.save_current(project, config)
+    assert training.current(project) == config
+    assert training.back_to_recommended(project) == recommended == training.current(project)
+    assert training.with_preset(project, "style-sd1").schedule.kind == "cosine"
+
+
+def test_the_grid_is_drawn_judged_and_exported(project, config, tmp_path):
+    jobs, _ = trained(project, config)
+    test = testing.default_config(project).with_changes(
+        {"seeds": [1], "size": 64, "num_steps": 2, "strengths": [1.0], "checkpoints": testing.default_config(project).checkpoints[-2:]}
+    )
+    job = jobs.wait(testing.start(project, jobs, test).folder, 180)
+    assert job.state == "done", (job.error, (job.folder / "log.txt").read_text())
+    view = testing.view(project, jobs, job.id)
+    assert len(view["columns"]) == 3 and view["columns"][0]["checkpoint"] is None
+    assert all(cell and (job.folder / cell).exists() for row in view["cells"] for cell in row)
+    assert view["scorecard"]["recommendation"] is not None and (job.folder / "sheet.webp").exists()
+    checkpoint, reason = testing.best_checkpoint(project, jobs)
+    assert reason
+    for format, key in (("kohya", "lora_unet_"), ("diffusers", "unet.")):
+        out = testing.export(project, checkpoint, tmp_path / f"{format}.safetensors", format)
+        with safe_open(out, "np") as file:
+            assert all(name.startswith((key, "lora_te", "text_encoder.")) for name in file.keys())  # noqa: SIM118
+
+
+def test_a_resumed_test_keeps_the_pictures_it_has(project, config):
+    jobs, _ = trained(project, config)
+    test = testing.default_config(project).with_changes({"seeds": [1], "size": 64, "num_steps": 2, "strengths": [1.0]})
+    job = jobs.wait(testing.start(project, jobs, test).folder, 180)
+    pictures = sorted((job.folder / "images").glob("*.png"))
+    times = {path: path.stat().st_mtime_ns for path in pictures[1:]}
+    pictures[0].unlink()
+    jobs.wait(testing.resume(project, jobs, job.id).folder, 180)
+    assert pictures[0].exists() and times == {path: path.stat().st_mtime_ns for path in pictures[1:]}
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "runs/none.safetensors", "project.toml"])
+def test_a_checkpoint_outside_the_project_is_refused(project, name, tmp_path):
+    with pytest.raises(UserError):
+        testing.export(project, name, tmp_path / "out.safetensors")
+
+
+def test_cells_are_named_by_all_that_makes_them():
+    config = testing.TestConfig(checkpoints=("a.safetensors",), learn_prompts=("x",), seeds=(1,))
+    files = {cell.file for cell in testing.cells(config)}
+    for change in ({"num_steps": 21}, {"guidance": 4.0}, {"size": 72}, {"seeds": [2]}, {"sampler": "euler"}):
+        assert not files & {cell.file for cell in testing.cells(config.with_changes(change))}
