@@ -17,11 +17,10 @@ the environment variable LORA_STUDIO_TORCH_INDEX names another package index for
 
 import sys
 
-if sys.version_info < (3, 11):  # stands before everything that older versions do not know
+if sys.version_info < (3, 11):  # noqa: UP036 - an older Python gets this far and no further
     sys.exit(
-        "LoRA Studio needs Python 3.11 or newer, and this is Python %d.%d (%s).\n"
-        % (*sys.version_info[:2], sys.executable)
-        + "Install a newer one from https://www.python.org/downloads/ and run: python3.11 launch.py"
+        f"LoRA Studio needs Python 3.11 or newer, and this is Python {sys.version.split()[0]} ({sys.executable}).\n"
+        "Install a newer one from https://www.python.org/downloads/ and run: python3.11 launch.py"
     )
 
 import contextlib
@@ -372,7 +371,8 @@ def self_check() -> None:
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or ["no word"])[-1]
         raise InstallError(
-            f"The installed packages do not work together: {last}\nThe whole log is {LOG}\nTry: python launch.py --repair"
+            f"The installed packages do not work together: {last}\nThe whole log is {LOG}\n"
+            "Try: python launch.py --repair"
         )
     say(answer.stdout.strip())
     if compute_capability() and "works on CPU" in answer.stdout:

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no network, projects in a folder with an awkward name, pictures made on the spot."""
+"""What all tests share: one thread, no network, projects in a folder with an awkward name, pictures made here."""
 
 import os
 
