@@ -1,0 +1,21 @@
+"""One file for each model family, holding only what differs from the others."""
+
+from pathlib import Path
+
+import torch
+
+from lora_studio.core.errors import UserError
+from lora_studio.engine.detect import detect
+from lora_studio.engine.families.base import Family
+from lora_studio.engine.families.sd import StableDiffusion
+
+FAMILIES: dict[str, type[Family]] = {"sd1": StableDiffusion, "sd2": StableDiffusion, "sd-small": StableDiffusion}
+
+
+def open_family(path: Path, device: torch.device, dtype: torch.dtype) -> Family:
+    """The base at `path` as the family it belongs to. Raises UserError with the reason when it cannot be used."""
+    found = detect(path)
+    if found.kind != "base" or found.problem:
+        reason = found.problem or f"it is a {found.detail or found.kind}"
+        raise UserError(f"The base model {path.name} cannot be used: {reason}.", "Choose another base (base.model).")
+    return FAMILIES[found.family].load(path, device, dtype)

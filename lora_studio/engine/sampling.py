@@ -1,0 +1,178 @@
+"""Drawing pictures: with the model in training, and as a job over LoRA files: `lora_studio.engine.sampling:sample`.
+
+The job loads the saved files as everyone else does, through diffusers' load_lora_weights: what is tested is what is
+handed out.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lora_studio import torchvision_ops  # noqa: F401  isort: skip
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lora_studio.core.errors import UserError
+from lora_studio.core.files import atomic_path
+from lora_studio.core.jobs import JobContext
+from lora_studio.core.progress import FileWritten, Note, Phase, Progress
+from lora_studio.engine.checkpoint import load_lora
+from lora_studio.engine.config import SampleJob, SampleRequest
+from lora_studio.engine.families import open_family
+from lora_studio.engine.families.base import Family
+
+
+def sample(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Draw all pictures of `config` (a SampleJob) that do not exist yet. Returns a summary."""
+    wanted = SampleJob.load(config)
+    missing = [request for request in wanted.requests if not _path(request, job).exists()]
+    total = len(wanted.requests)
+    done = total - len(missing)
+    job.report(Phase("load", "Loading the base model"))
+    job.report(Progress(done, total, "pictures"))
+    failed: list[dict[str, str]] = []
+    if missing:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        family = open_family(Path(wanted.base), device, torch.float16 if device.type == "cuda" else torch.float32)
+        drawer = Drawer(family)
+        job.report(Phase("sample", f"Drawing {len(missing)} pictures"))
+        for lora, requests in groupby(sorted(missing, key=_order), key=lambda request: request.lora or ""):
+            chosen = list(requests)
+            try:
+                drawer.use(Path(lora) if lora else None)
+            except UserError as error:
+                failed.append({"lora": Path(lora).name, "reason": str(error)})
+                job.report(Note(str(error), "warning"))
+                continue
+            for batch in _batches(chosen, wanted.batch_size):
+                if job.should_stop():
+                    break
+                pictures = drawer.draw(batch, job)
+                for request, picture in zip(batch, pictures, strict=False):
+                    _save(request, picture, job, 0, 0)
+                done += len(pictures)
+                job.report(Progress(done, total, "pictures"))
+    if failed and not done:
+        raise UserError(failed[0]["reason"])
+    return {"drawn": done, "total": total, "failed": failed}
+
+
+def draw_with(family: Family, requests: list[SampleRequest], job: JobContext, step: int, epoch: int) -> None:
+    """Draw with the model as it stands in memory, adapter and all; for the trainer."""
+    drawer = Drawer(family)
+    for batch in _batches(requests, 4):
+        for request, picture in zip(batch, drawer.draw(batch, job), strict=False):
+            _save(request, picture, job, step, epoch)
+
+
+def sample_images(base: Path, requests: list[SampleRequest]) -> Iterator[Image.Image]:
+    """The pictures of `requests` in order, drawn one by one on the CPU; for scripts and tests."""
+    drawer = Drawer(open_family(base, torch.device("cpu"), torch.float32))
+    for request in requests:
+        drawer.use(Path(request.lora) if request.lora else None)
+        yield drawer.draw([request])[0]
+
+
+class Drawer:
+    """A pipeline over one base, with at most one LoRA in it."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.pipeline = family.pipeline("ddim")
+        self.lora: Path | None = None
+
+    def use(self, lora: Path | None) -> None:
+        """Take the present LoRA out and put `lora` in. Raises UserError when it cannot be used with this base."""
+        if lora == self.lora:
+            return
+        if self.lora is not None:
+            self.pipeline.unload_lora_weights()
+            self.lora = None
+        if lora is None:
+            return
+        tensors, _ = load_lora(lora)
+        try:
+            self.pipeline.load_lora_weights(tensors, adapter_name="lora")
+        except (ValueError, RuntimeError, KeyError) as error:
+            self.pipeline.unload_lora_weights()
+            text = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{lora.name} does not fit the base {self.family.metadata()['ss_sd_model_name']} ({text}).",
+                "Use the base that it was trained on.",
+            ) from error
+        self.lora = lora
+
+    @torch.no_grad()
+    def draw(self, requests: list[SampleRequest], job: JobContext | None = None) -> list[Image.Image]:
+        """Pictures for requests that share all but prompt and seed; none when a stop came in between.
+
+        Each picture's noise comes from a CPU generator of its own seed, so it does not depend on the device or on
+        the company it is drawn in.
+        """
+        first = requests[0]
+        if self.lora is not None:
+            self.pipeline.set_adapters(["lora"], [first.strength])
+        self.pipeline.scheduler = self.family.sampler(first.sampler)
+        self.pipeline.unet.eval()
+        self.pipeline.text_encoder.eval()
+        stopped = False
+
+        def watch(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            nonlocal stopped
+            if job is not None and job.should_stop():
+                stopped = pipeline._interrupt = True
+            return values
+
+        pictures = self.pipeline(
+            prompt=[request.prompt for request in requests],
+            negative_prompt=[first.negative] * len(requests),
+            num_inference_steps=first.num_steps,
+            guidance_scale=first.guidance,
+            width=first.width,
+            height=first.height,
+            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+            clip_skip=first.clip_skip - 1 or None,  # diffusers counts the layers left out
+            callback_on_step_end=watch,
+        ).images
+        return [] if stopped else pictures
+
+
+def _order(request: SampleRequest) -> tuple[Any, ...]:
+    return (request.lora or "", *_shared(request))
+
+
+def _shared(request: SampleRequest) -> tuple[Any, ...]:
+    """What pictures of one batch have in common."""
+    names = ("strength", "negative", "width", "height", "num_steps", "guidance", "sampler", "clip_skip")
+    return tuple(getattr(request, name) for name in names)
+
+
+def _batches(requests: Iterable[SampleRequest], size: int) -> Iterator[list[SampleRequest]]:
+    for _, group in groupby(requests, key=_shared):
+        alike = list(group)
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
+
+
+def _path(request: SampleRequest, job: JobContext) -> Path:
+    return job.folder / request.path  # an absolute path stays as it is
+
+
+def _save(request: SampleRequest, picture: Image.Image, job: JobContext, step: int, epoch: int) -> None:
+    path = _path(request, job)
+    info = PngInfo()
+    lora = f", LoRA: {Path(request.lora).stem} x {request.strength:g}" if request.lora else ""
+    size = f"Size: {request.width}x{request.height}"
+    lines = [request.prompt, f"Negative prompt: {request.negative}"] if request.negative else [request.prompt]
+    lines.append(
+        f"Steps: {request.num_steps}, Sampler: {request.sampler}, CFG scale: {request.guidance:g}, "
+        f"Seed: {request.seed}, {size}{lora}"
+    )
+    info.add_itxt("parameters", "\n".join(lines))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, "PNG", pnginfo=info)
+    shown = path.relative_to(job.folder) if path.is_relative_to(job.folder) else path
+    about = {"prompt": request.prompt, "seed": request.seed, "strength": request.strength}
+    job.report(FileWritten(str(shown), "sample", step, epoch, about))
