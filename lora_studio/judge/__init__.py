@@ -1,0 +1,1 @@
+"""Verdicts in plain words, with their evidence as numbers. Needs nothing but numpy."""
