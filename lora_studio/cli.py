@@ -1,0 +1,610 @@
+"""The six steps without a browser: `lora-studio new`, `gather`, `curate`, `tag`, `train`, `test`, `export`, `status`,
+`detect`, and `studio` for the browser.
+
+Answers go to stdout, everything else to stderr: with `--json` stdout holds one JSON document. The exit code is 0 only
+on success, 1 for an error, 2 for words that were not understood, 130 when stopped with Ctrl-C.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lora_studio import __version__
+from lora_studio.core.errors import UserError
+
+PORT = 7860
+Projects = Annotated[Path | None, typer.Option("--projects", metavar="DIR", help="Projects folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+Named = Annotated[str, typer.Argument(metavar="PROJECT", help="Folder name or name of the project.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, e.g. adapter.rank=16.")
+]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+
+
+# The base of all errors in the words of a command; typer has it from click, or from its own copy of click.
+_Misunderstood: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+class Stopped(Exception):
+    """The work was stopped by the user; `answer` is what there is so far."""
+
+    def __init__(self, answer: dict[str, Any], text: str) -> None:
+        super().__init__(text)
+        self.answer = answer
+
+
+def main() -> int:
+    """Run the command of `sys.argv`; returns the exit code."""
+    words = sys.argv[1:]
+    as_json = "--json" in words
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(words, prog_name="lora-studio", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except Stopped as stop:
+        _answer(stop.answer, as_json)
+        _say(str(stop))
+        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        _say("Stopped.")
+        return 130
+    except _Misunderstood as error:
+        context = getattr(error, "ctx", None)
+        return _fail(
+            error.format_message(), f"See: {context.command_path if context else 'lora-studio'} --help", as_json, 2
+        )
+    except UserError as error:
+        return _fail(error.message, error.remedy, as_json)
+    except ValueError as error:
+        if not hasattr(error, "problems"):  # a SettingsError, told so without importing pydantic for `--version`
+            raise
+        return _fail("\n".join(error.problems), "", as_json)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, remedy: str, as_json: bool, code: int = 1) -> int:
+    if as_json:
+        print(json.dumps({"error": message, "remedy": remedy}, ensure_ascii=False))
+    _say(f"Error: {message}" + (f" {remedy}" if remedy else ""))
+    return code
+
+
+def _answer(data: dict[str, Any], as_json: bool, text: str = "") -> None:
+    """The command's answer: the data for machines, the text for people."""
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False, indent=1))
+    elif text:
+        print(text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    projects: Projects = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """The six steps from pictures to a tested LoRA. Without a command the studio opens in the browser."""
+    if version:
+        print(f"lora-studio {__version__}")
+        raise typer.Exit
+    if projects:
+        os.environ["LORA_STUDIO_PROJECTS"] = str(projects)
+    if context.invoked_subcommand is None:
+        studio(projects)
+
+
+def _root(projects: Path | None) -> Path:
+    from lora_studio.core import paths
+
+    return projects.expanduser().resolve() if projects else paths.default_projects()
+
+
+# --- the bar ----------------------------------------------------------------------------------------------------------
+
+
+class Bar:
+    """Progress on one line of stderr; silent where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._begun = time.monotonic()
+        self._first = 0
+
+    def phase(self, text: str) -> None:
+        """A new part of the work begins."""
+        self._begun, self._first = time.monotonic(), 0
+        self._draw(text)
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """`done` of `total` things."""
+        if done < self._first or not self._first:
+            self._begun, self._first = time.monotonic(), max(done, 1)
+        passed, made = time.monotonic() - self._begun, done - self._first
+        left = f"{passed / made * (total - done):.0f} s left" if made > 0 and passed > 1 and done < total else ""
+        filled = 24 * done // max(total, 1)
+        self._draw(f"{'█' * filled}{'░' * (24 - filled)} {done}/{total}  {text}  {left}")
+
+    def end(self) -> None:
+        """Clear the line."""
+        self._draw("", end="\r")
+
+    def _draw(self, text: str, end: str = "") -> None:
+        if self._shown:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            print("\r" + text[:width].ljust(width), end=end, file=sys.stderr, flush=True)
+
+
+def _show(event: dict[str, Any], bar: Bar) -> None:
+    """One event of a job on the bar; warnings and notes always as a line."""
+    match event["event"]:
+        case "Phase":
+            bar.phase(event["text"])
+        case "Progress":
+            bar.update(event["done"], event["total"], event["text"])
+        case "Step":
+            bar.update(event["step"], event["total"], f"epoch {event['epoch']}  loss {event['loss']:.4f}")
+        case "Note":
+            bar.end()
+            _say(event["text"])
+
+
+def watch(jobs: Any, job: Any, look: Callable[[Any], None] = lambda job: None) -> Any:
+    """Follow a job to its end. Ctrl-C asks it to stop, which keeps its work; a second one leaves it to itself.
+
+    `look` is called with the job about ten times a second. Raises UserError when the job failed.
+    """
+    bar, offset, asked = Bar(), 0, False
+    while True:
+        try:
+            events, offset = job.events(offset)
+            for event in events:
+                _show(event, bar)
+            job = jobs.get(job.folder)
+            look(job)
+            if job.state in ("done", "stopped", "failed", "interrupted"):
+                break
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            bar.end()
+            _say("Stopping and keeping what is done. Ctrl-C again leaves at once.")
+            with contextlib.suppress(UserError):  # it has just ended by itself
+                jobs.command(job.folder, "stop")
+    bar.end()
+    if job.state in ("failed", "interrupted"):
+        raise UserError(job.error, job.remedy)
+    return job
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C or a termination came; until the end of the block neither interrupts."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda *what: came.append(what[0])) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _changes(words: list[str] | None) -> dict[str, str]:
+    """`["adapter.rank=16"]` -> `{"adapter.rank": "16"}`. Raises SettingsError naming every word without a `=`."""
+    from lora_studio.core.settings import SettingsError
+
+    words = words or []
+    wrong = [f"--set {word}: write it as NAME=VALUE, e.g. adapter.rank=16" for word in words if "=" not in word]
+    if wrong:
+        raise SettingsError(wrong)
+    return {name.strip(): value.strip() for name, _, value in (word.partition("=") for word in words)}
+
+
+def _open(projects: Path | None, name: str) -> Any:
+    from lora_studio.core.project import Project
+
+    return Project.open(_root(projects), name)
+
+
+# --- the six steps ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the project.")] = "",
+    kind: Annotated[
+        Literal["character", "style", "concept"], typer.Option(help="What the LoRA is to be.")
+    ] = "character",
+    trigger: Annotated[str, typer.Option(help="The word that will call it.")] = "",
+    base: Annotated[str, typer.Option(help="starter, a model file or folder, or a hub name.")] = "starter",
+    sample: Annotated[str, typer.Option(help="Begin from a sample: character, style or concept.")] = "",
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """1. Conception: begin a project."""
+    from lora_studio.core.project import Plan
+    from lora_studio.steps import conception
+
+    if sample:
+        plan = conception.sample(sample).plan
+        plan = Plan.load(
+            {**plan.to_dict(), "name": name or plan.name, "trigger": trigger or plan.trigger, "base": base}
+        )
+    else:
+        plan = Plan.load({"name": name, "kind": kind, "trigger": trigger, "base": base})
+    project = conception.create(_root(projects), plan)
+    data = {"project": project.slug, "folder": str(project.folder), "plan": plan.to_dict()}
+    pictures = conception.sample_pictures(project) if sample else None
+    if pictures:
+        data["pictures"] = str(pictures)
+    step = f'lora-studio gather {project.slug} "{pictures or "PICTURES"}"'
+    _answer(data, as_json, f"{project.slug} begun in {project.folder}\nNext: {step}")
+
+
+@app.command()
+def gather(
+    project: Named,
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Pictures, folders, zips.")],
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """2. Gathering: import pictures. Repeating it adds only what is new."""
+    from lora_studio.steps import gathering
+
+    opened, bar = _open(projects, project), Bar()
+    with _stop_flag() as should_stop:
+        result = gathering.gather(opened, sources, bar.update, should_stop)
+    bar.end()
+    data = {"added": result.added, "already": result.already, "refused": [asdict(one) for one in result.refused]}
+    for one in result.refused:
+        _say(f"Refused {one.file}: {one.reason}")
+    text = f"{result.added} added, {result.already} there already, {len(result.refused)} refused."
+    if result.stopped:
+        raise Stopped(data, f"Stopped: {text} Run the same command again to go on.")
+    _answer(data, as_json, text)
+    if not result.added and not result.already:
+        _say("Error: no picture could be taken. Name a folder, a zip or files with pictures in them.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def curate(
+    project: Named,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be rejected.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back the last edit of the project.")] = False,
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """3. Curation: reject blurred, doubled and too small pictures. Rejected ones stay in the project."""
+    from lora_studio.steps import curation
+
+    opened = _open(projects, project)
+    if undo:
+        label = opened.undo()
+        if label is None:
+            raise UserError("There is nothing to take back.", "No edit has been made yet.")
+        return _answer({"undone": label}, as_json, f"Taken back: {label}")
+    if not opened.images():
+        raise UserError(f"{opened.slug} has no pictures.", f"Gather some: lora-studio gather {opened.slug} FOLDER")
+    resolution = _resolution(opened)
+    if dry_run:
+        flags = curation.audit(opened, resolution).flags
+        names = {image.id: image.name for image in opened.images()}
+        rejected = [
+            {"id": image_id, "file": names[image_id], "reason": "; ".join(flag.text for flag in found)}
+            for image_id, found in flags.items()
+        ]
+    else:
+        rejected = curation.auto(opened, resolution)
+    findings = [
+        {"level": found.level, "text": found.text, "remedy": found.remedy} for found in _findings(opened, resolution)
+    ]
+    used = len(opened.used_images())
+    data = {"rejected": rejected, "used": used, "findings": findings, "dry_run": dry_run}
+    lines = [f"{'Would reject' if dry_run else 'Rejected'} {one['file']}: {one['reason']}" for one in rejected]
+    _answer(data, as_json, "\n".join([*lines, f"{used} pictures in use.", *(found["text"] for found in findings)]))
+
+
+def _resolution(project: Any) -> int:
+    from lora_studio.steps import training
+
+    return training.current(project).data.resolution
+
+
+def _findings(project: Any, resolution: int) -> list[Any]:
+    from lora_studio.steps import curation
+
+    return curation.audit(project, resolution).findings
+
+
+@app.command()
+def tag(
+    project: Named,
+    mode: Annotated[Literal["empty", "append", "replace"], typer.Option(help="What to do with captions.")] = "append",
+    set_: Changes = None,
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """4. Tagging: describe the kept pictures with the auto-tagger, the trigger word first."""
+    from lora_studio.core.jobs import Jobs
+    from lora_studio.steps import tagging
+    from lora_studio.tagger.config import TagConfig
+
+    opened = _open(projects, project)
+    config = TagConfig().with_changes(_changes(set_))
+    jobs = Jobs(opened.root)
+    job = watch(jobs, tagging.start(opened, jobs, config))
+    if job.state == "stopped":
+        raise Stopped({"written": 0, "skipped": 0, "failed": []}, "Stopped: no caption was changed.")
+    result = tagging.apply(opened, job.folder, mode)
+    for one in result["failed"]:
+        _say(f"Not tagged {one['file']}: {one['reason']}")
+    text = f"{result['written']} captions written, {result['skipped']} left alone, {len(result['failed'])} failed."
+    _answer(result, as_json, text)
+    if not result["written"] and not result["skipped"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    project: Named,
+    preset: Annotated[str, typer.Option(help="A named preset or a .toml file; else the recommendation.")] = "",
+    set_: Changes = None,
+    resume: Annotated[str, typer.Option(metavar="RUN", help="Go on with this run; `last` for the newest.")] = "",
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """5. Training. Ctrl-C stops, keeps what is done, and `--resume last` goes on from there."""
+    from lora_studio.core.jobs import Jobs
+    from lora_studio.steps import training
+
+    opened = _open(projects, project)
+    jobs = Jobs(opened.root)
+    if resume:
+        if preset or set_:
+            raise UserError("A resumed run keeps its settings.", "Leave out --preset and --set, or start a new run.")
+        job = training.resume(opened, jobs, _run(opened, jobs, resume))
+    else:
+        config = training.with_preset(opened, preset) if preset else training.current(opened)
+        config = config.with_changes(_changes(set_))
+        for check in training.checks(opened, config):
+            if check.level == "warn":
+                _say(f"{check.text} {check.remedy}")
+        if opened.used_images():
+            _say(training.step_plan(opened, config).sentence)
+        job = training.start(opened, jobs, config)
+    job = watch(jobs, job)
+    data = _run_answer(opened, jobs, job)
+    if job.state == "stopped":
+        raise Stopped(
+            data, f"Stopped at step {data['step']} of {data['total']}. Go on with: {_resume_words(opened, job)}"
+        )
+    text = f"{data['run']}: {data['step']} steps, {len(data['checkpoints'])} LoRA files in {data['folder']}/checkpoints"
+    _answer(data, as_json, f"{text}\n{data['verdict'].get('headline', '')}".strip())
+
+
+def _run(project: Any, jobs: Any, name: str) -> str:
+    from lora_studio.steps import training
+
+    if name != "last":
+        return name
+    runs = training.runs(project, jobs)
+    if not runs:
+        raise UserError(f"{project.slug} has no run yet.", f"Start one: lora-studio train {project.slug}")
+    return runs[0].id
+
+
+def _resume_words(project: Any, job: Any) -> str:
+    return f"lora-studio train {project.slug} --resume {job.id}"
+
+
+def _run_answer(project: Any, jobs: Any, job: Any) -> dict[str, Any]:
+    from lora_studio.steps import training
+
+    view = training.view(project, jobs, job.id)
+    keep = ("run", "state", "step", "total", "epoch", "loss", "verdict")
+    paths = [str(job.folder / checkpoint["path"]) for checkpoint in view["checkpoints"]]
+    seconds = round(job.ended - job.started, 1)
+    return {**{key: view[key] for key in keep}, "checkpoints": paths, "seconds": seconds, "folder": str(job.folder)}
+
+
+@app.command("test")
+def examine(
+    project: Named,
+    set_: Changes = None,
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """6. Testing: pictures of the checkpoints beside the base's, how much was learned and how much bleeds."""
+    from lora_studio.core.jobs import Jobs
+    from lora_studio.steps import testing
+
+    opened = _open(projects, project)
+    jobs = Jobs(opened.root)
+    config = testing.default_config(opened).with_changes(_changes(set_))
+    job = watch(jobs, testing.start(opened, jobs, config))
+    view = testing.view(opened, jobs, job.id)
+    sheet = str(job.folder / view["sheet"]) if view["sheet"] else None
+    data = {
+        "test": job.id,
+        "state": job.state,
+        "folder": str(job.folder),
+        "sheet": sheet,
+        "scorecard": view["scorecard"],
+    }
+    if job.state == "stopped":
+        raise Stopped(data, "Stopped; the pictures made so far are kept.")
+    _answer(data, as_json, f"{_recommendation(view['scorecard'])}\nPictures: {sheet}")
+
+
+def _recommendation(card: dict[str, Any] | None) -> str:
+    choice = (card or {}).get("recommendation") or {}
+    if not choice.get("checkpoint"):
+        return "No checkpoint stands out."
+    name = Path(choice["checkpoint"]).stem
+    return "\n".join([f"Recommended: {name} at strength {choice['strength']}", *map(str, choice.get("reasons", []))])
+
+
+@app.command()
+def export(
+    project: Named,
+    out: Annotated[Path | None, typer.Option(help="Where the file goes (.safetensors).")] = None,
+    format_: Annotated[Literal["kohya", "diffusers"], typer.Option("--format", help="Layout of the file.")] = "kohya",
+    checkpoint: Annotated[str, typer.Option(help="Which LoRA file; else the recommended one.")] = "",
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """Write the LoRA where other programs find it."""
+    from lora_studio.core.jobs import Jobs
+    from lora_studio.steps import testing
+
+    opened = _open(projects, project)
+    chosen, why = (checkpoint, "chosen") if checkpoint else testing.best_checkpoint(opened, Jobs(opened.root))
+    path = testing.export(opened, chosen, out.expanduser().resolve() if out else None, format_)
+    data = {"file": str(path), "bytes": path.stat().st_size, "format": format_, "checkpoint": chosen, "why": why}
+    _answer(data, as_json, f"{path} ({path.stat().st_size / 2**20:.1f} MB, {Path(chosen).stem}: {why})")
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(
+    project: Annotated[str, typer.Argument(metavar="[PROJECT]", help="Leave it out to list all.")] = "",
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """Where a project stands, or all of them."""
+    from lora_studio.core.project import Project
+
+    root = _root(projects)
+    if project:
+        data = _status(Project.open(root, project))
+        runs = "".join(
+            f"\n  {run['id']}: {run['state']}{' - ' + run['error'] if run['error'] else ''}" for run in data["jobs"]
+        )
+        return _answer(data, as_json, _line(data) + runs)
+    every = [_status(found) for found in Project.all(root)]
+    text = "\n".join(map(_line, every)) or f"No projects in {root}. Begin one: lora-studio new NAME --trigger WORD"
+    _answer({"root": str(root), "projects": every}, as_json, text)
+
+
+def _status(project: Any) -> dict[str, Any]:
+    from lora_studio.core.jobs import Jobs
+
+    plan, images = project.plan, project.images()
+    used = [image for image in images if image.used]
+    jobs = [
+        {"id": job.id, "title": job.title, "state": job.state, "error": job.error, "remedy": job.remedy}
+        for job in Jobs(project.root).all(project.slug)
+    ]
+    return {
+        "project": project.slug,
+        "folder": str(project.folder),
+        "kind": plan.kind,
+        "trigger": plan.trigger,
+        "base": plan.base,
+        "pictures": len(images),
+        "used": len(used),
+        "captioned": sum(bool(image.caption) for image in used),
+        "checkpoints": len(list(project.folder.glob("runs/*/checkpoints/*.safetensors"))),
+        "tests": len(list(project.folder.glob("tests/*/scorecard.json"))),
+        "exports": len(list(project.folder.glob("exports/*.safetensors"))),
+        "jobs": jobs,
+    }
+
+
+def _line(data: dict[str, Any]) -> str:
+    counts = f"{data['used']} of {data['pictures']} pictures in use, {data['captioned']} captioned"
+    made = f"{data['checkpoints']} checkpoints, {data['tests']} tests"
+    return f"{data['project']} ({data['kind']}, trigger {data['trigger'] or 'none'}): {counts}, {made}"
+
+
+@app.command()
+def detect(
+    file: Annotated[Path, typer.Argument(help="A model file or folder.")],
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a model file is, from its content alone. Nothing in it is run."""
+    from lora_studio.engine import detect as engine_detect
+
+    if not file.exists():
+        raise UserError(f"{file} does not exist.", "Check the path.")
+    found = engine_detect.detect(file)
+    _answer(asdict(found), as_json, found.detail)
+    if found.problem:
+        _say(f"Error: {file.name}: {found.problem}")
+        raise typer.Exit(1)
+
+
+# --- the browser ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def studio(
+    projects: Projects = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The next free one is taken when it is in use.")] = PORT,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
+) -> None:
+    """Open the studio in the browser (also: `serve`). A second start shows the studio that is open already."""
+    root, address = _root(projects), f"http://127.0.0.1:{port}/"
+    if _is_open(address, root):
+        _say(f"The studio is open already at {address}")
+        if not no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+        return
+    from lora_studio.ui import server
+
+    server.serve(root, port=port, browser=not no_browser)
+
+
+def _is_open(address: str, root: Path) -> bool:
+    """Whether a studio with the same projects answers there."""
+    import urllib.request  # slow to import, and only needed here
+
+    try:
+        with urllib.request.urlopen(f"{address}api/about", timeout=1) as answer:
+            about = json.load(answer)
+    except (OSError, ValueError):
+        return False
+    return about.get("name") == "lora-studio" and about.get("projects") == str(root)
+
+
+app.command("serve", hidden=True)(studio)
+
+
+@app.command()
+def demo(
+    only: Annotated[list[str] | None, typer.Option(help="character, style or concept; may be repeated.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that everything works.")] = False,
+    projects: Projects = None,
+    as_json: Json = False,
+) -> None:
+    """All six steps on the three sample projects, without a browser, and a short report."""
+    from lora_studio import demo as showcase
+
+    report = showcase.run(projects.expanduser().resolve() if projects else None, only or [], quick, watch, _say)
+    _answer(report, as_json, showcase.as_text(report))
