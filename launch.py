@@ -113,6 +113,7 @@ def hand_over(arguments: list[str], folder: Path | None) -> int:
         os.chdir(folder)
     sys.stdout.flush()
     sys.stderr.flush()
+    os.environ["PYTHONSAFEPATH"] = "1"  # a random.py in the user's folder must not stand in for the real one
     if os.name != "nt":
         os.execv(command[0], command)
     with subprocess.Popen(command) as child:

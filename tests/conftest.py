@@ -62,6 +62,14 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A true Stable Diffusion folder of the smallest size, with random weights."""
+    from tests.tiny import make_base  # here, for it imports torch
+
+    return make_base(tmp_path_factory.mktemp("base ü") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def chromium_path() -> str:
     """Path of a Chromium-like browser. Without one a browser test is skipped with the remedy, and fails in CI."""
     named = os.environ.get("LORA_STUDIO_CHROMIUM", "")
