@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 
 def make_buckets(config: DataConfig) -> list[Size]:
-    """Sorted (width, height) of all shapes of at most resolution x resolution pixels, sides in multiples of the step."""
+    """Sorted (width, height) of all shapes of at most resolution squared pixels; sides are multiples of the step."""
     step, area = config.bucket_step, config.resolution**2
     side = config.resolution // step * step
     sizes = {(side, side)}

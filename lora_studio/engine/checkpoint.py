@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import atomic_path
+from lora_studio.engine.convert import is_kohya, read_raw, to_bytes, to_kohya
 from lora_studio.engine.detect import detect
 
 
@@ -56,11 +57,31 @@ def model_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> st
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a LoRA file. Raises UserError with the reason when it is none that can be used."""
+    """Tensors by kohya's names and metadata of a LoRA file in either layout.
+
+    Raises UserError with the reason when it is none that can be used.
+    """
     found = detect(path)
     if found.kind != "lora" or found.problem:
         reason = found.problem or f"it is a {found.detail or found.kind}"
         raise UserError(f"{path.name} is no LoRA that can be used: {reason}.", "Choose a LoRA file made for this base.")
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    return load_file(path), metadata
+    raw, metadata = read_raw(path)
+    if not is_kohya(raw):
+        raw, metadata = to_kohya(raw, metadata)
+    return load(to_bytes(raw, metadata)), metadata
+
+
+def even_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same LoRA with one alpha for all modules, in fp32: what differs is multiplied into the up weights.
+
+    diffusers (0.42) forgets single alphas in the text encoder, and loses a missing alpha where ranks differ.
+    """
+    end = ".lora_down.weight"
+    ranks = {name.removesuffix(end): value.shape[0] for name, value in tensors.items() if name.endswith(end)}
+    alphas = {name: float(tensors.get(f"{name}.alpha", rank)) for name, rank in ranks.items()}
+    common = next(iter(alphas.values()))
+    even = {name: value.float() for name, value in tensors.items() if not name.endswith(".alpha")}
+    for name, alpha in alphas.items():
+        even[f"{name}.lora_up.weight"] = even[f"{name}.lora_up.weight"] * (alpha / common)
+        even[f"{name}.alpha"] = torch.tensor(common)
+    return even

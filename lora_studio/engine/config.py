@@ -13,7 +13,8 @@ class BaseConfig(Settings):
     """The model that is taught."""
 
     model: str = Field("starter", min_length=1)
-    """The base model: `starter`, a model folder, or a .safetensors file. The LoRA works best on the base it was trained on."""
+    """The base model: `starter`, a model folder, or a .safetensors file. The LoRA works best on the base it was
+    trained on."""
 
 
 class AdapterConfig(Settings):
@@ -22,13 +23,17 @@ class AdapterConfig(Settings):
     kind: Literal["lora"] = "lora"
     """Kind of adapter. A LoRA is small, and every program that draws can load it."""
     rank: int = Field(8, ge=1, le=256)
-    """Size of the adapter (dim). Higher holds more detail, makes a larger file and learns the training pictures by heart sooner."""
+    """Size of the adapter (dim). Higher holds more detail, makes a larger file and learns the training pictures
+    by heart sooner."""
     alpha: float = Field(4.0, gt=0, le=512)
-    """Strength of what is learned: the adapter is scaled by alpha / rank. Half the rank is a good start; twice the alpha acts like twice the learning rate."""
+    """Strength of what is learned: the adapter is scaled by alpha / rank. Half the rank is a good start; twice
+    the alpha acts like twice the learning rate."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the adapter that is switched off at random in each step. A little (0.1) works against learning by heart."""
+    """Share of the adapter that is switched off at random in each step. A little (0.1) works against learning
+    by heart."""
     layers: Literal["attention", "attention+ff", "all"] = "attention+ff"
-    """Which layers learn: attention only (small, gentle), with the feed-forward layers (the usual LoRA), or all with the convolutions (styles and fine detail, larger file)."""
+    """Which layers learn: attention only (small, gentle), with the feed-forward layers (the usual LoRA), or all
+    with the convolutions (styles and fine detail, larger file)."""
 
 
 class OptimizerConfig(Settings):
@@ -39,7 +44,8 @@ class OptimizerConfig(Settings):
     unet_lr: float = Field(5e-4, gt=0, le=0.1)
     """How far each step moves the picture part (UNet). Too high burns the pictures, too low learns nothing."""
     text_encoder_lr: float = Field(1e-4, ge=0, le=0.1)
-    """How far each step moves the text part. 0 leaves it untouched, which is usual for styles; a trigger word learns better with it."""
+    """How far each step moves the text part. 0 leaves it untouched, which is usual for styles; a trigger word
+    learns better with it."""
     weight_decay: float = Field(0.01, ge=0, le=1)
     """How strongly weights are drawn back to zero. A little keeps the adapter modest."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -58,7 +64,8 @@ class ScheduleConfig(Settings):
     """How the learning rate changes on the way."""
 
     kind: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "cosine_with_restarts"
-    """Shape of the learning rate: constant, falling in a line, falling softly (cosine), or falling softly several times."""
+    """Shape of the learning rate: constant, falling in a line, falling softly (cosine), or falling softly
+    several times."""
     restarts: int = Field(3, ge=1, le=100)
     """How many times the rate falls from full to zero; used by cosine_with_restarts only."""
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -69,7 +76,8 @@ class DataConfig(Settings):
     """What is fed in."""
 
     resolution: int = Field(512, ge=32, le=4096, multiple_of=8)
-    """Side of a square training picture in pixels; other shapes get the same area. Use what the base was made for (starter 128, SD 1.5 512)."""
+    """Side of a square training picture in pixels; other shapes get the same area. Use what the base was made
+    for (starter 128, SD 1.5 512)."""
     batch_size: int = Field(2, ge=1, le=256)
     """Pictures looked at in one step. More is steadier and needs more memory."""
     repeats: int = Field(1, ge=1, le=1000)
@@ -95,19 +103,17 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _buckets_fit(self) -> Self:
-        problems = []
-        if self.bucket_min > self.resolution:
-            problems.append(
-                f"data.bucket_min: {self.bucket_min} is larger than data.resolution {self.resolution}; lower it or raise the resolution"
-            )
-        if self.bucket_max < self.resolution:
-            problems.append(
-                f"data.bucket_max: {self.bucket_max} is smaller than data.resolution {self.resolution}; raise it or lower the resolution"
-            )
-        if self.bucket_step > self.resolution:
-            problems.append(
-                f"data.bucket_step: {self.bucket_step} is larger than data.resolution {self.resolution}; lower it (64, or 8 for small pictures)"
-            )
+        side = f"data.resolution {self.resolution}"
+        wrong = {
+            "bucket_min": (self.bucket_min > self.resolution, "larger", "lower it or raise the resolution"),
+            "bucket_max": (self.bucket_max < self.resolution, "smaller", "raise it or lower the resolution"),
+            "bucket_step": (self.bucket_step > self.resolution, "larger", "lower it (64, or 8 for small pictures)"),
+        }
+        problems = [
+            f"data.{name}: {getattr(self, name)} is {how} than {side}; {mend}"
+            for name, (is_wrong, how, mend) in wrong.items()
+            if is_wrong
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -117,9 +123,11 @@ class ObjectiveConfig(Settings):
     """What counts as right."""
 
     min_snr_gamma: float = Field(5.0, ge=0, le=100)
-    """Evens out how much clear and noisy versions of a picture count, which learns faster (5 is usual). 0 turns it off."""
+    """Evens out how much clear and noisy versions of a picture count, which learns faster (5 is usual). 0 turns
+    it off."""
     noise_offset: float = Field(0.0, ge=0, le=1)
-    """Lets the LoRA learn very dark and very bright pictures (0.05 to 0.1). Not needed for bases made with zero terminal SNR."""
+    """Lets the LoRA learn very dark and very bright pictures (0.05 to 0.1). Not needed for bases made with zero
+    terminal SNR."""
 
 
 class RunConfig(Settings):
@@ -136,15 +144,18 @@ class RunConfig(Settings):
     keep_states: int = Field(2, ge=1, le=20)
     """How many full states are kept on disk to resume from; each is about three times the LoRA file."""
     validation_share: float = Field(0.0, ge=0, le=0.5)
-    """Share of the pictures held out to watch for learning by heart. 0 holds out none and watches a fixed few of the training pictures."""
+    """Share of the pictures held out to watch for learning by heart. 0 holds out none and watches a fixed few
+    of the training pictures."""
     gradient_accumulation: int = Field(1, ge=1, le=256)
     """Batches gathered into one step: acts like a larger batch without its memory, and takes as much longer."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the frozen base. auto takes bf16 or fp16 on a GPU that has it, and fp32 on a CPU; the LoRA itself is always fp32."""
+    """Number format of the frozen base. auto takes bf16 or fp16 on a GPU that has it, and fp32 on a CPU; the
+    LoRA itself is always fp32."""
     gradient_checkpointing: bool = False
     """Saves memory by computing parts twice; about 40 % slower."""
     clip_skip: int = Field(1, ge=1, le=11)
-    """Which layer from the end of the text part is read: 1 is the last (starter, SD 1.5), 2 is usual for anime bases."""
+    """Which layer from the end of the text part is read: 1 is the last (starter, SD 1.5), 2 is usual for anime
+    bases."""
 
 
 class SampleConfig(Settings):
@@ -163,7 +174,8 @@ class SampleConfig(Settings):
     height: int = Field(0, ge=0, le=4096, multiple_of=8)
     """Height in pixels; 0 takes the training resolution."""
     seed: int = Field(1, ge=0, le=2**31 - 1)
-    """Seed of the first picture; the next ones count on from it. The same over all epochs, so that they can be compared."""
+    """Seed of the first picture; the next ones count on from it. The same over all epochs, so that they can be
+    compared."""
     sampler: Sampler = "ddim"
     """The method that draws."""
 
@@ -205,6 +217,7 @@ class SampleRequest(Settings):
     path: str
     """Where the PNG goes, absolute or relative to the job's folder. A file that exists is not drawn again."""
     prompt: str
+    """What to draw."""
     lora: str | None = None
     """LoRA file; None draws with the bare base."""
     strength: float = Field(1.0, ge=-5, le=5)

@@ -15,12 +15,12 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.files import atomic_path
 from lora_studio.engine.detect import detect, read_header
 
-# diffusers' own file has no alpha tensors: what peft needs stands in this metadata entry, as save_lora_weights writes it
+# diffusers' own file has no alpha tensors: what peft needs stands in this entry, as save_lora_weights writes it
 ADAPTER_ENTRY = "lora_adapter_metadata"
 PARTS = {"lora_unet_": "unet.", "lora_te_text_model_": "text_encoder.text_model."}
 WORDS = (
-    "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "time_emb_proj", "conv_shortcut", "proj_in", "proj_out",
-    "to_q", "to_k", "to_v", "to_out", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
+    "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "time_emb_proj", "conv_shortcut", "proj_in",
+    "proj_out", "to_q", "to_k", "to_v", "to_out", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
 )  # fmt: skip
 _WORD = re.compile("|".join(sorted(WORDS, key=len, reverse=True)) + "|[A-Za-z0-9]+")
 
@@ -61,15 +61,19 @@ def convert(source: Path, target: Path, format: Literal["kohya", "diffusers"]) -
         reason = found.problem or f"it is a {found.detail or found.kind}"
         raise UserError(f"{source.name} cannot be converted: {reason}.", "Choose a LoRA file.")
     tensors, metadata = read_raw(source)
-    kohya = any(name.startswith(("lora_unet_", "lora_te")) for name in tensors)
-    if format == "diffusers" and kohya:
+    if format == "diffusers" and is_kohya(tensors):
         tensors, metadata = to_diffusers(tensors, metadata)
-    elif format == "kohya" and not kohya:
+    elif format == "kohya" and not is_kohya(tensors):
         tensors, metadata = to_kohya(tensors, metadata)
     with atomic_path(target) as temporary:
-        write_raw(temporary, tensors, metadata)
+        temporary.write_bytes(to_bytes(tensors, metadata))
         if read_raw(temporary) != (tensors, metadata):
             raise UserError(f"{target.name} cannot be read back as it was written.", "Check the disk and try again.")
+
+
+def is_kohya(tensors: Mapping[str, object]) -> bool:
+    """Whether the names are kohya's."""
+    return any(name.startswith(("lora_unet_", "lora_te")) for name in tensors)
 
 
 def read_raw(path: Path) -> tuple[dict[str, Raw], dict[str, str]]:
@@ -90,8 +94,8 @@ def read_raw(path: Path) -> tuple[dict[str, Raw], dict[str, str]]:
     return tensors, metadata
 
 
-def write_raw(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    """A .safetensors file, tensors in order of name."""
+def to_bytes(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a .safetensors file, tensors in order of name."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name, raw in sorted(tensors.items()):
@@ -99,10 +103,7 @@ def write_raw(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None
         place += len(raw.data)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, raw in sorted(tensors.items()):
-            file.write(raw.data)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(raw.data for _, raw in sorted(tensors.items()))])
 
 
 def to_diffusers(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[dict[str, Raw], dict[str, str]]:
@@ -120,7 +121,7 @@ def to_diffusers(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[dict[st
         converted[f"{path}.lora_A.weight"] = down
         converted[f"{path}.lora_B.weight"] = tensors[f"{module}.lora_up.weight"]
         alpha = tensors.get(f"{module}.alpha")
-        part, _, target = path.partition(".")
+        part, target = _target(path)
         patterns.setdefault(part, {})[target] = (down.shape[0], down.shape[0] if alpha is None else alpha.scalar())
     flat = {f"{part}.{name}": value for part, known in patterns.items() for name, value in _peft_entries(known).items()}
     return converted, {**metadata, "format": "pt", ADAPTER_ENTRY: json.dumps(flat, sort_keys=True)}
@@ -149,9 +150,9 @@ def to_kohya(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[dict[str, R
         if not name.endswith(".lora_A.weight"):
             continue
         path = name.removesuffix(".lora_A.weight")
-        part, _, target = path.partition(".")
+        part, target = _target(path)
         prefix = "lora_unet_" if part == "unet" else "lora_te_text_model_"
-        module = prefix + target.removeprefix("text_model.").replace(".", "_")
+        module = prefix + target.replace(".", "_")
         patterns = settings.get(f"{part}.alpha_pattern") or {}
         alpha = patterns.get(target, settings.get(f"{part}.lora_alpha", down.shape[0]))
         converted[f"{module}.lora_down.weight"] = down
@@ -160,6 +161,15 @@ def to_kohya(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[dict[str, R
     return converted, {name: text for name, text in metadata.items() if name not in (ADAPTER_ENTRY, "format")}
 
 
+def _target(path: str) -> tuple[str, str]:
+    """`text_encoder.text_model.encoder.layers.0.mlp.fc1` -> part and module, without `text_model.`.
+
+    peft matches ends of names, so the module is found whether transformers has that level (4) or not (5).
+    """
+    part, _, module = path.partition(".")
+    return part, module.removeprefix("text_model.")
+
+
 def module_path(name: str) -> str:
-    """`down_blocks_0_attentions_0_proj_in` -> `down_blocks.0.attentions.0.proj_in`: only underscores between words turn."""
+    """`down_blocks_0_attentions_0_proj_in` -> `down_blocks.0.attentions.0.proj_in`; words keep their underscores."""
     return ".".join(_WORD.findall(name))

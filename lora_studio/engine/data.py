@@ -96,8 +96,11 @@ def cropped(width: int, height: int, crop: tuple[float, float, float, float] | N
 def crop_box(width: int, height: int, crop: tuple[float, float, float, float] | None) -> tuple[int, int, int, int]:
     """The crop in pixels, at least one pixel large, inside the picture."""
     x0, y0, x1, y1 = crop or (0.0, 0.0, 1.0, 1.0)
-    left, top = min(max(0, round(x0 * width)), width - 1), min(max(0, round(y0 * height)), height - 1)
-    return left, top, max(left + 1, min(width, round(x1 * width))), max(top + 1, min(height, round(y1 * height)))
+    new_width = min(width, max(1, round((x1 - x0) * width)))
+    new_height = min(height, max(1, round((y1 - y0) * height)))
+    left = min(max(0, round(x0 * width)), width - new_width)
+    top = min(max(0, round(y0 * height)), height - new_height)
+    return left, top, left + new_width, top + new_height
 
 
 def load_pixels(picture: Picture, flip: bool) -> Tensor:

@@ -159,7 +159,10 @@ def _detect_file(path: Path) -> Detected:
 
 # --- LoRA files -------------------------------------------------------------------------------------------------
 
-LYCORIS_MARKS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "lokr_w1_a": "LoKr", "on_input": "(IA)3", "oft_blocks": "OFT", "a1.weight": "GLoRA", "diff": "full difference", "dora_scale": "DoRA"}  # fmt: skip
+LYCORIS_MARKS = {
+    "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "lokr_w1_a": "LoKr", "on_input": "(IA)3", "oft_blocks": "OFT",
+    "a1.weight": "GLoRA", "diff": "full difference", "dora_scale": "DoRA",
+}  # fmt: skip
 
 
 def _as_lora(shapes: Shapes, metadata: Mapping[str, str]) -> Detected | None:
@@ -172,7 +175,8 @@ def _as_lora(shapes: Shapes, metadata: Mapping[str, str]) -> Detected | None:
     special = {text for mark, text in LYCORIS_MARKS.items() if mark in endings}
     rank = next((s[0] for n, s in shapes.items() if n.endswith(("lora_down.weight", "lora_A.weight")) and s), 0)
     text = any(name.startswith(("lora_te", "text_encoder")) for name in shapes)
-    detail = f"{' + '.join(sorted(special)) or 'LoRA'} for {FAMILY_NAMES[family]}, rank {rank}, {'with' if text else 'without'} text encoder"
+    name, reach = " + ".join(sorted(special)) or "LoRA", "with" if text else "without"
+    detail = f"{name} for {FAMILY_NAMES[family]}, rank {rank}, {reach} text encoder"
     problem = ""
     if special:
         problem = f"{' + '.join(sorted(special))} files are not supported yet"

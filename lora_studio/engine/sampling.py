@@ -18,7 +18,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.files import atomic_path
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import FileWritten, Note, Phase, Progress
-from lora_studio.engine.checkpoint import load_lora
+from lora_studio.engine.checkpoint import even_alphas, load_lora
 from lora_studio.engine.config import SampleJob, SampleRequest
 from lora_studio.engine.families import open_family
 from lora_studio.engine.families.base import Family
@@ -94,7 +94,7 @@ class Drawer:
             return
         tensors, _ = load_lora(lora)
         try:
-            self.pipeline.load_lora_weights(tensors, adapter_name="lora")
+            self.pipeline.load_lora_weights(even_alphas(tensors), adapter_name="lora")
         except (ValueError, RuntimeError, KeyError) as error:
             self.pipeline.unload_lora_weights()
             text = " ".join(str(error).split())[:200]
@@ -125,15 +125,17 @@ class Drawer:
                 stopped = pipeline._interrupt = True
             return values
 
+        encode = self.family.encode_text
+        states = encode([request.prompt for request in requests], first.clip_skip)
+        negative = encode([first.negative], first.clip_skip).expand(len(requests), -1, -1)
         pictures = self.pipeline(
-            prompt=[request.prompt for request in requests],
-            negative_prompt=[first.negative] * len(requests),
+            prompt_embeds=states,
+            negative_prompt_embeds=negative,
             num_inference_steps=first.num_steps,
             guidance_scale=first.guidance,
             width=first.width,
             height=first.height,
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-            clip_skip=first.clip_skip - 1 or None,  # diffusers counts the layers left out
             callback_on_step_end=watch,
         ).images
         return [] if stopped else pictures

@@ -1,4 +1,4 @@
-"""The training job: `lora_studio.engine.train:train`. Reads the pictures, fills the caches, puts the trainer together."""
+"""The training job: `lora_studio.engine.train:train`. Reads pictures, fills caches, puts the trainer together."""
 
 import hashlib
 import json
@@ -187,5 +187,6 @@ def _warn_about(
     small = [size for size, count in plan.buckets.items() if count < config.data.batch_size]
     if small:
         shapes = ", ".join(f"{width} x {height}" for width, height in small[:5])
-        text = f"Fewer pictures than data.batch_size {config.data.batch_size} in shape {shapes}: these batches are smaller."
+        size = f"data.batch_size {config.data.batch_size}"
+        text = f"Fewer pictures than {size} in shape {shapes}: these batches are smaller."
         context.report(Note(text))
