@@ -1,4 +1,4 @@
-"""Captions in tag form: tags in order, separated by commas. `split` and `join` are each other's inverse on clean tags."""
+"""Captions in tag form: tags in order, separated by commas. On clean tags `split` undoes `join`."""
 
 from collections.abc import Iterable
 

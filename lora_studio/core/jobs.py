@@ -180,7 +180,9 @@ class Jobs:
         """The job in `folder`. Raises UserError when there is none."""
         job = self._load(folder)
         if job is None:
-            raise UserError(f"There is no job in {folder.name}.", "Reload the page: it may have been moved to the trash.")
+            raise UserError(
+                f"There is no job in {folder.name}.", "Reload the page: it may have been moved to the trash."
+            )
         return self._settle(job)
 
     def all(self, project: str = "") -> list[Job]:

@@ -139,7 +139,9 @@ class Project:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise UserError(f"Cannot create {project.folder}: {error.strerror}.", "Choose another projects folder.") from error
+                raise UserError(
+                    f"Cannot create {project.folder}: {error.strerror}.", "Choose another projects folder."
+                ) from error
             project.save_plan(plan)
             database.migrate(project._database)
             return project
@@ -176,7 +178,9 @@ class Project:
         try:
             return Plan.load(tomllib.loads(path.read_text("utf-8")))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.slug}/project.toml cannot be read: {error}.", "Mend the file in a text editor.") from error
+            raise UserError(
+                f"{self.slug}/project.toml cannot be read: {error}.", "Mend the file in a text editor."
+            ) from error
 
     def save_plan(self, plan: Plan) -> None:
         """Write project.toml."""
@@ -289,7 +293,9 @@ class Project:
         parent = self.folder / group
         parent.mkdir(parents=True, exist_ok=True)
         stem = slug(name or group.removesuffix("s"))
-        taken = [int(path.name.rpartition("-")[2]) for path in parent.glob("*-*") if path.name.rpartition("-")[2].isdecimal()]
+        taken = [
+            int(path.name.rpartition("-")[2]) for path in parent.glob("*-*") if path.name.rpartition("-")[2].isdecimal()
+        ]
         number = max(taken, default=0) + 1
         while True:
             folder = parent / f"{stem}-{number}"

@@ -148,13 +148,17 @@ def sample(kind: str) -> Sample:
     for found in samples():
         if found.kind == kind:
             return found
-    raise UserError(f"There is no sample for {kind}.", "Known: character, style, concept. Reinstall if they are missing.")
+    raise UserError(
+        f"There is no sample for {kind}.", "Known: character, style, concept. Reinstall if they are missing."
+    )
 
 
 def sample_pictures(project: Project) -> Path | None:
     """The folder of raw pictures when this project began as a sample, else None."""
     plan = project.plan
-    return next((found.pictures for found in samples() if found.plan.trigger == plan.trigger and found.kind == plan.kind), None)
+    return next(
+        (found.pictures for found in samples() if found.plan.trigger == plan.trigger and found.kind == plan.kind), None
+    )
 
 
 def base_info(base: str) -> Detected:
@@ -166,7 +170,9 @@ def base_info(base: str) -> Detected:
     if not path.exists():
         if base.count("/") == 1 and not base.startswith((".", "/", "~")):
             return Detected(kind="base", family="hub", detail=f"{base} on the Hugging Face hub", problem="", files=())
-        raise UserError(f"There is no base model at {base}.", "Name a file, a folder, a hub name like owner/model, or starter.")
+        raise UserError(
+            f"There is no base model at {base}.", "Name a file, a folder, a hub name like owner/model, or starter."
+        )
     found = detect(path)
     if found.problem or found.kind != "base":
         raise UserError(
@@ -209,5 +215,7 @@ def with_trigger(plan: Plan, prompts: tuple[str, ...]) -> list[str]:
     """The prompts with the trigger in front where it is missing; the trigger alone when there are none."""
     if not plan.trigger:
         return list(prompts) or [plan.description or plan.name]
-    full = [prompt if plan.trigger.casefold() in prompt.casefold() else f"{plan.trigger}, {prompt}" for prompt in prompts]
+    full = [
+        prompt if plan.trigger.casefold() in prompt.casefold() else f"{plan.trigger}, {prompt}" for prompt in prompts
+    ]
     return full or [plan.trigger]

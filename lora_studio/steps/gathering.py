@@ -120,7 +120,7 @@ def meter(plan: Plan, count: int) -> dict[str, Any]:
     """How the number of pictures stands against the guide's range for the kind, in words."""
     low, high = dataset.TARGETS[plan.kind]
     if count < low:
-        text = f"{count} pictures; {low - count} more to reach the least that a {plan.kind} usually needs ({low} to {high})."
+        text = f"{count} pictures; {low - count} more to reach what a {plan.kind} usually needs ({low} to {high})."
     elif count <= high:
         text = f"{count} pictures: right for a {plan.kind} ({low} to {high})."
     else:
@@ -189,7 +189,9 @@ def _from_folder(folder: Path, result: Gathered) -> Iterator[Candidate]:
             continue
         found += 1
         if found > MAX_FILES:
-            result.refused.append(Refused(name, f"more than {MAX_FILES} files in one folder; import the rest separately"))
+            result.refused.append(
+                Refused(name, f"more than {MAX_FILES} files in one folder; import the rest separately")
+            )
             return
         if path.suffix.lower() == ".zip":
             result.refused.append(Refused(name, "a zip inside a folder; import it by itself"))
@@ -211,7 +213,9 @@ def _from_zip(source: Path, result: Gathered) -> Iterator[Candidate]:
     archive = zipfile.ZipFile(source)  # closed with the last candidate that reads from it
     members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) > MAX_ZIP_MEMBERS:
-        raise UserError(f"{source.name} holds {len(members)} files.", f"Split it: at most {MAX_ZIP_MEMBERS} in one zip.")
+        raise UserError(
+            f"{source.name} holds {len(members)} files.", f"Split it: at most {MAX_ZIP_MEMBERS} in one zip."
+        )
     by_name = {info.filename: info for info in members}
     for info in members:
         path = Path(info.filename)

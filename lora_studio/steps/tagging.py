@@ -24,7 +24,9 @@ def tag_job(project: Project, config: TagConfig) -> TagJob:
     images = project.used_images()
     if not images:
         raise UserError("There are no pictures to tag.", "Gather some first, or take back a rejection.")
-    return TagJob(config=config, images=[{"id": image.id, "file": str(project.original_path(image))} for image in images])
+    return TagJob(
+        config=config, images=[{"id": image.id, "file": str(project.original_path(image))} for image in images]
+    )
 
 
 def start(project: Project, jobs: Jobs, config: TagConfig) -> Job:
@@ -118,7 +120,9 @@ def preview_replace(project: Project, ids: Iterable[int], old: str) -> int:
     """How many captions of `ids` hold the tag `old`."""
     wanted, tag = set(ids), old.strip().casefold()
     return sum(
-        tag in (part.casefold() for part in captions.split(image.caption)) for image in project.images() if image.id in wanted
+        tag in (part.casefold() for part in captions.split(image.caption))
+        for image in project.images()
+        if image.id in wanted
     )
 
 

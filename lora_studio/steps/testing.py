@@ -96,7 +96,16 @@ def cells(config: TestConfig) -> list[Cell]:
     for checkpoint, strength in columns:
         for prompt, role in prompts:
             for seed in config.seeds:
-                made_of = [checkpoint, strength, prompt, seed, config.num_steps, config.guidance, config.size, config.sampler]
+                made_of = [
+                    checkpoint,
+                    strength,
+                    prompt,
+                    seed,
+                    config.num_steps,
+                    config.guidance,
+                    config.size,
+                    config.sampler,
+                ]
                 name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
                 found.append(Cell(checkpoint, strength, prompt, role, seed, f"images/{name}.png"))
     return found
@@ -269,7 +278,12 @@ def export(project: Project, checkpoint: str, out: Path | None = None, format: F
     back before it takes its name. Raises UserError for an unknown checkpoint or an `out` that cannot be written.
     """
     source = checkpoint_path(project, checkpoint)
-    target = out or project.folder / "exports" / f"{slug(project.plan.name)}-{source.stem.rpartition('-')[2]}-{format}.safetensors"
+    target = (
+        out
+        or project.folder
+        / "exports"
+        / f"{slug(project.plan.name)}-{source.stem.rpartition('-')[2]}-{format}.safetensors"
+    )
     if target.is_dir():
         target = target / f"{slug(project.plan.name)}.safetensors"
     if target.suffix != ".safetensors":

@@ -82,7 +82,9 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
         found.append(Check("bad", "No picture has a caption and there is no trigger word.", "Run the auto-tagger."))
     elif captioned < len(images):
         text = f"{len(images) - captioned} of {len(images)} pictures have no caption."
-        found.append(Check("warn", text, "They are trained with the trigger alone; run the auto-tagger to describe them."))
+        found.append(
+            Check("warn", text, "They are trained with the trigger alone; run the auto-tagger to describe them.")
+        )
     try:
         conception.base_info(config.base.model)
     except UserError as error:
@@ -122,7 +124,12 @@ def resume(project: Project, jobs: Jobs, run: str) -> Job:
     if job.state == "done":
         raise UserError(f"{run} has reached its end.", "Start a new run, with more epochs if you want more.")
     # where the project lies may have changed since: paths are made anew
-    config = {**job.config, "resume": True, "dataset": str(folder / "dataset.json"), "cache": str(project.folder / "cache")}
+    config = {
+        **job.config,
+        "resume": True,
+        "dataset": str(folder / "dataset.json"),
+        "cache": str(project.folder / "cache"),
+    }
     config["base"] = paths.resolve_base(config["settings"]["base"]["model"])
     return jobs.start(folder, TARGET, config, job.title, project.slug)
 

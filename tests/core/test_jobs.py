@@ -88,7 +88,10 @@ def test_pause_holds_the_work_and_resume_lets_it_go_on(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "error", "remedy"),
-    [({"user": True}, "pictures/a.png is broken.", "Take it out."), ({}, "RuntimeError: a bug", "fault of the program")],
+    [
+        ({"user": True}, "pictures/a.png is broken.", "Take it out."),
+        ({}, "RuntimeError: a bug", "fault of the program"),
+    ],
 )
 def test_an_error_reaches_the_record_with_its_remedy(tmp_path, config, error, remedy):
     jobs = Jobs(tmp_path)

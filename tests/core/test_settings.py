@@ -22,9 +22,7 @@ class Config(Settings):
 def test_a_misspelt_name_is_named_with_its_neighbours():
     with pytest.raises(SettingsError) as caught:
         Config.load({"adapter": {"rnak": 4}})
-    assert caught.value.problems == [
-        "adapter.rnak: no such setting; did you mean rank? known here: rank, alpha, kind"
-    ]
+    assert caught.value.problems == ["adapter.rnak: no such setting; did you mean rank? known here: rank, alpha, kind"]
 
 
 def test_all_problems_are_told_at_once():

@@ -45,7 +45,9 @@ def test_every_shipped_preset_loads(preset):
     config = TrainConfig.load(conception._merged(preset.settings))
     assert preset.title and preset.description and preset.source
     flat = dict(_flat(config.to_dict()))
-    assert all(flat[name] == (list(value) if isinstance(value, tuple) else value) for name, value in _flat(preset.settings))
+    assert all(
+        flat[name] == (list(value) if isinstance(value, tuple) else value) for name, value in _flat(preset.settings)
+    )
 
 
 def test_the_guides_three_recipes_are_there():

@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from tests.core.test_project import add
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
 from lora_studio.steps import curation, tagging
+from tests.core.test_project import add
 
 
 @pytest.fixture
@@ -14,7 +14,13 @@ def project(tmp_path) -> Project:
     plan = Plan(name="Zorbi", trigger="zorbi", prune_tags=("green hair",), varies=("smile",))
     project = Project.create(tmp_path, plan)
     for number, colour in enumerate(("red", "green", "blue", "yellow")):
-        add(project, colour, phash=number * 0x0F0F0F0F0F0F0F0F % 2**64, signature=bytes([number * 60] * 192), sharpness=0.1)
+        add(
+            project,
+            colour,
+            phash=number * 0x0F0F0F0F0F0F0F0F % 2**64,
+            signature=bytes([number * 60] * 192),
+            sharpness=0.1,
+        )
     return project
 
 
@@ -99,7 +105,9 @@ def test_auto_rejects_the_double_and_spares_what_was_kept(project):
 
 
 def test_a_crop_decides_the_bucket(project):
-    config = TrainConfig().with_changes({"data.resolution": 64, "data.bucket_step": 8, "data.bucket_min": 32, "data.bucket_max": 128})
+    config = TrainConfig().with_changes(
+        {"data.resolution": 64, "data.bucket_step": 8, "data.bucket_min": 32, "data.bucket_max": 128}
+    )
     whole = curation.buckets(project, config)
     assert sum(bucket["count"] for bucket in whole) == 4 and whole[0]["width"] > whole[0]["height"]
     for image in project.images():

@@ -104,7 +104,9 @@ def test_a_stopped_import_is_continued_by_repeating_it(project, pile):
 def test_the_job_does_the_same_and_tells_how_far_it_is(project, pile, tmp_path):
     config = {"root": str(project.root), "project": project.slug, "sources": [str(pile)]}
     seen: list[dict] = []
-    summary = run_inline(project.new_folder("jobs", "gather"), "lora_studio.steps.gathering:job", config, listen=seen.append)
+    summary = run_inline(
+        project.new_folder("jobs", "gather"), "lora_studio.steps.gathering:job", config, listen=seen.append
+    )
     assert summary["added"] == 4 and summary["refused"][0].keys() == {"file", "reason"}
     assert [event["done"] for event in seen if event["event"] == "Progress"][-1] == 8
 

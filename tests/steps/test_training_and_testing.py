@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from tests.conftest import draw_picture
-from tests.tiny import make_base
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Jobs
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
 from lora_studio.steps import curation, gathering, tagging, testing, training
+from tests.conftest import draw_picture
+from tests.tiny import make_base
 
 SHORT = {
     "data.resolution": 32,
@@ -73,7 +73,7 @@ def test_a_run_makes_the_steps_that_the_plan_promised_and_shows_them(project, co
 
 def test_the_snapshot_leaves_out_the_rejected_and_later_edits(project, config):
     curation.reject(project, [1])
-    jobs, run = trained(project, config)
+    _, run = trained(project, config)
     tagging.set_caption(project, 2, "changed")
     images = json.loads((project.folder / "runs" / run / "dataset.json").read_text())["images"]
     assert [image["id"] for image in images] == [2, 3, 4, 5] and images[0]["caption"] == "zorbi, tag 2"
@@ -115,7 +115,13 @@ def test_settings_are_kept_with_the_project_until_taken_back(project, config):
 def test_the_grid_is_drawn_judged_and_exported(project, config, tmp_path):
     jobs, _ = trained(project, config)
     test = testing.default_config(project).with_changes(
-        {"seeds": [1], "size": 64, "num_steps": 2, "strengths": [1.0], "checkpoints": testing.default_config(project).checkpoints[-2:]}
+        {
+            "seeds": [1],
+            "size": 64,
+            "num_steps": 2,
+            "strengths": [1.0],
+            "checkpoints": testing.default_config(project).checkpoints[-2:],
+        }
     )
     job = jobs.wait(testing.start(project, jobs, test).folder, 180)
     assert job.state == "done", (job.error, (job.folder / "log.txt").read_text())
