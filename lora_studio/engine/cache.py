@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lora_studio.core.errors import UserError
@@ -37,7 +37,7 @@ def read(folder: Path, name: str) -> Tensor | None:
 def write(folder: Path, name: str, value: Tensor) -> None:
     """Keep a tensor under this name. Raises UserError when the disk is full."""
     with atomic_path(folder / name[:2] / f"{name}.safetensors") as temporary:
-        save_file({"value": value.contiguous()}, temporary)
+        temporary.write_bytes(save({"value": value.contiguous()}))
 
 
 def latents(

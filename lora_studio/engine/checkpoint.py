@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from lora_studio.core.errors import UserError
@@ -33,7 +33,7 @@ def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         )
     whole = {**metadata, "sshs_model_hash": model_hash(tensors, metadata)}
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, metadata=whole)
+        temporary.write_bytes(save(dict(tensors), whole))  # safetensors' own writing hides a full disk from OSError
         _read_back(temporary, tensors)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -44,8 +44,8 @@ def save_state(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in adapter.named_parameters()}
-        save_file(tensors, temporary / "adapter.safetensors")
-        save_file(optimizer_tensors(adapter, optimizer), temporary / "optimizer.safetensors")
+        (temporary / "adapter.safetensors").write_bytes(save(tensors))
+        (temporary / "optimizer.safetensors").write_bytes(save(optimizer_tensors(adapter, optimizer)))
         (temporary / "state.json").write_text(json.dumps({"step": step, **facts}, indent=1), "utf-8")
         sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps(sums, indent=1), "utf-8")

@@ -138,7 +138,9 @@ BASES = {
     "SD 1.5": (SD1_PARTS, "base", "sd1", ""),
     "SD 1.5 without VAE": (dict(list(SD1_PARTS.items())[:2]), "base", "sd1", "lacks the VAE"),
     "SDXL": (
-        {f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048)}, "base", "sdxl", "not supported yet"),
+        {f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048)},
+        "base", "sdxl", "not supported yet",
+    ),
     "FLUX": ({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "base", "flux", "not supported yet"),
     "SD 3": ({f"{UNET}joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)}, "base", "sd3", "not supported yet"),
     "VAE": (
