@@ -64,20 +64,32 @@ def _say(advice: Advice, name: str, value: Any, reason: str) -> None:
 
 def _recipe(kind: str, family: str, preset: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Reasons for what is taken from the preset as it is."""
-    source = {"starter": "the studio's recipe for the starter", "sdxl": "its author's SDXL recipe"}.get(family, "the guide")
+    source = {"starter": "the studio's recipe for the starter", "sdxl": "its author's SDXL recipe"}.get(
+        family, "the guide"
+    )
     adapter, optimizer = preset.get("adapter", {}), preset.get("optimizer", {})
     reasons = {}
     if "rank" in adapter:
-        why = {"character": "small enough not to learn by heart", "style": "a style needs more room", "concept": "between both"}
+        why = {
+            "character": "small enough not to learn by heart",
+            "style": "a style needs more room",
+            "concept": "between both",
+        }
         reasons["adapter.rank"] = f"Rank {adapter['rank']} for a {kind} ({source}): {why[kind]}."
     if "alpha" in adapter and "rank" in adapter:
         share = adapter["alpha"] / adapter["rank"]
-        reasons["adapter.alpha"] = f"Alpha is {share:g} times the rank ({source}); it scales how strongly each step acts."
+        reasons["adapter.alpha"] = (
+            f"Alpha is {share:g} times the rank ({source}); it scales how strongly each step acts."
+        )
     if "unet_lr" in optimizer:
         reasons["optimizer.unet_lr"] = f"{optimizer['unet_lr']:g} for a {kind} ({source})."
     if "text_encoder_lr" in optimizer:
         rate = optimizer["text_encoder_lr"]
-        text = f"{rate:g}: the text part learns the trigger, more gently" if rate else "0: a style should not bend the words"
+        text = (
+            f"{rate:g}: the text part learns the trigger, more gently"
+            if rate
+            else "0: a style should not bend the words"
+        )
         reasons["optimizer.text_encoder_lr"] = f"{text} ({source})."
     if preset.get("data", {}).get("resolution"):
         reasons["data.resolution"] = f"{preset['data']['resolution']} pixels: what this base was made for."
@@ -88,7 +100,11 @@ def _rates(advice: Advice, wish: Wish, preset: Mapping[str, Mapping[str, Any]]) 
     factor = RATE[wish]
     if factor == 1:
         return
-    how = "half the usual rate: safer, and takes longer" if factor < 1 else "half as much again: faster, watch the samples"
+    how = (
+        "half the usual rate: safer, and takes longer"
+        if factor < 1
+        else "half as much again: faster, watch the samples"
+    )
     for name in ("unet_lr", "text_encoder_lr"):
         usual = preset.get("optimizer", {}).get(name)
         if usual:
@@ -103,18 +119,35 @@ def _rank(advice: Advice, kind: str, num_images: int, preset: Mapping[str, Mappi
         return
     half = rank // 2
     pictures = plural(num_images, "picture")
-    _say(advice, "adapter.rank", half, f"Half of the recipe's {rank}: with {pictures} a smaller adapter learns less by heart.")
+    _say(
+        advice,
+        "adapter.rank",
+        half,
+        f"Half of the recipe's {rank}: with {pictures} a smaller adapter learns less by heart.",
+    )
     if "alpha" in adapter:
-        _say(advice, "adapter.alpha", adapter["alpha"] * half / rank, "Lowered with the rank, so that steps act as before.")
+        _say(
+            advice,
+            "adapter.alpha",
+            adapter["alpha"] * half / rank,
+            "Lowered with the rank, so that steps act as before.",
+        )
 
 
 def _batch(advice: Advice, family: str, device: str, preset: Mapping[str, Mapping[str, Any]]) -> int:
     """Pictures a step sees; on a CPU a large base takes them one by one, which needs the memory of one."""
-    batch = int(preset.get("data", {}).get("batch_size", 1)) * int(preset.get("run", {}).get("gradient_accumulation", 1))
+    batch = int(preset.get("data", {}).get("batch_size", 1)) * int(
+        preset.get("run", {}).get("gradient_accumulation", 1)
+    )
     if device == "cpu" and family != "starter" and batch > 1:
         text = "One at a time on a CPU, to save memory. Expect many hours for a base of this size: a GPU is advised."
         _say(advice, "data.batch_size", 1, text)
-        _say(advice, "run.gradient_accumulation", batch, f"{batch} pictures are gathered into one step, as in the recipe.")
+        _say(
+            advice,
+            "run.gradient_accumulation",
+            batch,
+            f"{batch} pictures are gathered into one step, as in the recipe.",
+        )
     return batch
 
 

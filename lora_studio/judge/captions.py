@@ -63,7 +63,8 @@ def findings(captions: Mapping[int, str], trigger: str, kind: str, varies: Itera
     problems = [finding for finding in found if finding is not None]
     if not any(finding.level in ("warn", "bad") for finding in problems):
         problems.insert(0, Finding("good", f"All {plural(len(captioned), 'caption')} look right."))
-    return problems
+    gravity = ("bad", "warn", "good", "info")
+    return sorted(problems, key=lambda finding: gravity.index(finding.level))
 
 
 def _uncaptioned(tags: Mapping[int, list[str]]) -> Finding | None:
@@ -71,7 +72,9 @@ def _uncaptioned(tags: Mapping[int, list[str]]) -> Finding | None:
     if not empty:
         return None
     level = "bad" if len(empty) == len(tags) else "warn"
-    text = f"{len(empty)} of {plural(len(tags), 'picture')} have no caption; they would be trained with the trigger alone."
+    text = (
+        f"{len(empty)} of {plural(len(tags), 'picture')} have no caption; they would be trained with the trigger alone."
+    )
     return Finding(level, text, "Run the auto-tagger on them.", empty, {"count": len(empty), "total": len(tags)})
 
 
@@ -81,15 +84,17 @@ def _trigger(tags: Mapping[int, list[str]], trigger: str) -> list[Finding]:
         return [Finding("warn", text, "Name one in Conception, if you want to call it by a word.")] if tags else []
     word = trigger.casefold()
     without = tuple(image for image, found in tags.items() if word not in (tag.casefold() for tag in found))
-    later = tuple(
-        image for image, found in tags.items() if image not in without and found[0].casefold() != word
-    )
+    later = tuple(image for image, found in tags.items() if image not in without and found[0].casefold() != word)
     problems = []
     if without:
-        text = f"{trigger} is missing in {plural(len(without), 'caption')}: what these pictures teach is not tied to it."
-        problems.append(Finding("bad", text, "Put the trigger first in all captions.", without, {"count": len(without)}))
+        text = (
+            f"{trigger} is missing in {plural(len(without), 'caption')}: what these pictures teach is not tied to it."
+        )
+        problems.append(
+            Finding("bad", text, "Put the trigger first in all captions.", without, {"count": len(without)})
+        )
     if later:
-        text = f"{trigger} is not first in {plural(len(later), 'caption')}: tags are shuffled, and only the first stays in place."
+        text = f"{trigger} is not first in {plural(len(later), 'caption')}: of shuffled tags only the first stays in place."
         problems.append(Finding("warn", text, "Put the trigger first in all captions.", later, {"count": len(later)}))
     return problems
 
@@ -129,7 +134,9 @@ def _absorbed(tags: Mapping[int, list[str]], trigger: str, kind: str, varies: It
         return None
     counts = Counter(tag.casefold() for found in tags.values() for tag in found)
     kept = {word.strip().casefold() for word in varies} | {trigger.casefold()}
-    share = {tag: count / len(tags) for tag, count in counts.items() if tag not in kept and count / len(tags) >= NEARLY_ALL}
+    share = {
+        tag: count / len(tags) for tag, count in counts.items() if tag not in kept and count / len(tags) >= NEARLY_ALL
+    }
     if not share:
         return None
     names = sorted(share, key=lambda tag: (-share[tag], tag))
@@ -144,7 +151,9 @@ def _absorbed(tags: Mapping[int, list[str]], trigger: str, kind: str, varies: It
         "and add pictures without it.",
     }[kind]
     evidence = {"tags": names, "share": {tag: round(share[tag], 2) for tag in names}}
-    return Finding("info", f"{listed} {have} on nearly all pictures and would share the trigger's meaning.", remedy, (), evidence)
+    return Finding(
+        "info", f"{listed} {have} on nearly all pictures and would share the trigger's meaning.", remedy, (), evidence
+    )
 
 
 def _spelling(tags: Mapping[int, list[str]], trigger: str) -> Finding | None:
@@ -163,7 +172,13 @@ def _spelling(tags: Mapping[int, list[str]], trigger: str) -> Finding | None:
     text = "Perhaps misspelt: " + ", ".join(f"{tag} (for {other})" for tag, other in pairs[:MAX_NAMED]) + "."
     wrong = {tag for tag, _ in pairs}
     images = tuple(image for image, found in tags.items() if wrong & {tag.casefold() for tag in found})
-    return Finding("warn", text, "Replace them, or leave them if they are meant.", images, {"pairs": [list(pair) for pair in pairs]})
+    return Finding(
+        "warn",
+        text,
+        "Replace them, or leave them if they are meant.",
+        images,
+        {"pairs": [list(pair) for pair in pairs]},
+    )
 
 
 def _alike(one: str, other: str) -> bool:
@@ -179,7 +194,7 @@ def _alike(one: str, other: str) -> bool:
     if len(different) != 1:
         return False
     first, second = different[0]
-    if min(len(first), len(second)) < 4 or first in COLOURS and second in COLOURS:
+    if min(len(first), len(second)) < 4 or (first in COLOURS and second in COLOURS):
         return False
     swapped = sorted(first) == sorted(second)
     return swapped or (first[0] == second[0] and difflib.SequenceMatcher(None, first, second).ratio() >= LIKE)
@@ -200,5 +215,5 @@ def _only_trigger(tags: Mapping[int, list[str]], trigger: str) -> Finding | None
     bare = tuple(image for image, found in tags.items() if [tag.casefold() for tag in found] == [trigger.casefold()])
     if not bare:
         return None
-    text = f"{plural(len(bare), 'caption')} hold nothing but the trigger: everything in these pictures, background too, goes into it."
+    text = f"{plural(len(bare), 'caption')} hold nothing but the trigger: all of the picture, background too, goes into it."
     return Finding("info", text, "Describe what should stay changeable.", bare, {"count": len(bare)})

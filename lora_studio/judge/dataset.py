@@ -98,7 +98,9 @@ def audit(images: list[ImageFacts], kind: str, resolution: int = 0) -> Audit:
     return Audit(findings, flags)
 
 
-def near_duplicates(images: list[ImageFacts], max_bits: int = MAX_BITS, max_levels: int = MAX_LEVELS) -> list[list[ImageFacts]]:
+def near_duplicates(
+    images: list[ImageFacts], max_bits: int = MAX_BITS, max_levels: int = MAX_LEVELS
+) -> list[list[ImageFacts]]:
     """Groups of two or more pictures that are the same picture re-saved, resized or slightly changed; best first.
 
     Two belong together when their hashes differ in at most `max_bits` of 64 bits *and* no field of the 8 x 8 colour
@@ -252,7 +254,7 @@ def _backgrounds(grids: Array, images: list[ImageFacts], kind: str) -> Finding |
     if kind == "style" or share < MANY_ALIKE:
         return None
     red, green, blue = (int(value) for value in common)
-    text = f"{round(share * 100)} % of the backgrounds have nearly the same colour; it will be learned as part of the {kind}."
+    text = f"{round(share * 100)} % of the backgrounds have nearly the same colour; the {kind} will take it on."
     remedy = "Add pictures before other backgrounds, or keep the background as a tag in every caption."
     ids = tuple(image.id for image, same in zip(images, alike, strict=True) if same)
     return Finding("warn", text, remedy, ids, {"share": round(share, 2), "colour": [red, green, blue]})
@@ -266,4 +268,6 @@ def _light(grids: Array) -> Finding | None:
         return None
     text = "All pictures are about equally bright; the LoRA will draw everything so."
     remedy = "Add some darker and some lighter ones, if the subject allows."
-    return Finding("info", text, remedy, (), {"brightness": round(float(brightness.mean())), "spread": round(spread, 1)})
+    return Finding(
+        "info", text, remedy, (), {"brightness": round(float(brightness.mean())), "spread": round(spread, 1)}
+    )

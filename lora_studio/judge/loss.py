@@ -178,7 +178,9 @@ def _by_training(values: Array) -> Verdict:
     whole = trend(values[:third], values[-third:])
     late = trend(values[len(values) // 2 : -quarter], values[-quarter:])
     evidence = {"change": round(whole.change, 3), "interval": [round(whole.low, 3), round(whole.high, 3)]}
-    note = Finding("info", "There is no validation loss, so learning by heart cannot be seen here: judge by the samples.")
+    note = Finding(
+        "info", "There is no validation loss, so learning by heart cannot be seen here: judge by the samples."
+    )
     percent = f"{abs(whole.change) * 100:.0f} %"
     if late.rises or (whole.rises and not late.falls):
         text = "The loss is rising: the training is getting worse."
@@ -246,7 +248,7 @@ def _after_the_best(
         remedy = f"Take the checkpoint near step {best}, and lower the learning rate."
         return Verdict("warn", text, [Finding("warn", text, remedy, (), evidence)], best, "rising")
     back = f", {rise / fall * 100:.0f} % of what was gained is lost again" if fall > 0 else ""
-    text = f"It learns by heart since step {best}: held-out pictures get worse{back}. Take the checkpoint near step {best}."
+    text = f"It learns by heart since step {best}: validation gets worse{back}. Take the checkpoint near there."
     remedy = "Stop here. For the next run: fewer epochs, more different pictures, or a lower adapter.rank."
     return Verdict("warn", text, [Finding("warn", text, remedy, (), evidence)], best, "overfitting")
 

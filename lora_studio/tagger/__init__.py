@@ -1,1 +1,1 @@
-"""The auto-tagger and the embeddings of pictures and words. This file imports no torch; `config` and `choose` neither."""
+"""The auto-tagger and the embeddings of pictures and words. Neither this file, `config` nor `choose` imports torch."""

@@ -89,14 +89,18 @@ def embed(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
         if job.should_stop():
             return {"embedded": 0, "failed": failed, "file": ""}
         good = [item for item in batch if item.picture is not None]
-        failed += [{"id": item.id, "file": Path(item.file).name, "reason": item.reason} for item in batch if item.reason]
+        failed += [
+            {"id": item.id, "file": Path(item.file).name, "reason": item.reason} for item in batch if item.reason
+        ]
         if good:
             ids += [item.id for item in good]
             parts.append(model.embed_images([item.picture for item in good if item.picture is not None]))
         done += len(batch)
         job.report(Progress(done, len(settings.images)))
     if settings.images and not parts:
-        raise UserError(f"None of the {len(failed)} pictures could be read ({failed[0]['reason']}).", "Check the files.")
+        raise UserError(
+            f"None of the {len(failed)} pictures could be read ({failed[0]['reason']}).", "Check the files."
+        )
     for one in failed:
         job.report(Note(f"{one['file']} was passed over: {one['reason']}.", "warning"))
     text = model.embed_texts(settings.texts) if settings.texts else np.zeros((0, 0), np.float32)

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lora_studio.torchvision_ops  # noqa: F401, I001  # before open_clip
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import lora_studio.torchvision_ops  # noqa: F401  # isort: split
 from lora_studio.core import paths
 from lora_studio.core.errors import UserError
 from lora_studio.tagger.vocabulary import Vocabulary, load_vocabulary
@@ -82,12 +81,16 @@ def load_model(name: str = "starter", device: str | None = None) -> Tagger:
     Raises UserError naming the file that is missing or wrong, and the way out.
     """
     folder = paths.assets() / "starter" / "tagger" if name == "starter" else Path(name).expanduser()
-    remedy = "Install the studio again." if name == "starter" else "Choose starter, or a folder with all of these files."
+    remedy = (
+        "Install the studio again." if name == "starter" else "Choose starter, or a folder with all of these files."
+    )
     _check_files(folder, name, remedy)
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         model = open_clip.CLIP(**config["model_cfg"])
-        preprocess = PreprocessCfg(**config.get("preprocess_cfg", {"size": config["model_cfg"]["vision_cfg"]["image_size"]}))
+        preprocess = PreprocessCfg(
+            **config.get("preprocess_cfg", {"size": config["model_cfg"]["vision_cfg"]["image_size"]})
+        )
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f"{folder / CONFIG} describes no open_clip model known here ({error}).", remedy) from error
     _fill(model, folder / WEIGHTS, remedy)
@@ -119,7 +122,9 @@ def _fill(module: torch.nn.Module, path: Path, remedy: str) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         raise UserError(f"{path} holds values that are not numbers.", remedy)
     try:
-        module.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
+        module.load_state_dict(
+            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        )
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit the model beside it ({reason}).", remedy) from error

@@ -52,7 +52,9 @@ def tag(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     written = done - len(failed)
     if not written and not job.should_stop():
         reason = failed[0]["reason"] if failed else "there were none"
-        raise UserError(f"Not one of {total} pictures could be tagged ({reason}).", "Check that the files are still there.")
+        raise UserError(
+            f"Not one of {total} pictures could be tagged ({reason}).", "Check that the files are still there."
+        )
     job.report(FileWritten(RESULTS, "result", info={"written": written, "failed": len(failed)}))
     return {"written": written, "failed": failed}
 

@@ -29,12 +29,14 @@ class Vocabulary:
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
-    """Read `{"tags": [{"name", "category", "threshold"}]}`. Raises UserError naming the file and what is wrong in it."""
+    """Read `{"tags": [{"name", "category", "threshold"}]}`. Raises UserError naming the file and the fault."""
     try:
         entries = json.loads(path.read_text("utf-8"))["tags"]
         tags = [_entry(entry) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The tagger's {path.name} cannot be read ({error}).", "Restore the tagger's folder.") from error
+        raise UserError(
+            f"The tagger's {path.name} cannot be read ({error}).", "Restore the tagger's folder."
+        ) from error
     names = tuple(name for name, _, _ in tags)
     if not names or len(set(names)) != len(names):
         problem = "has no tags" if not names else "names a tag twice"
