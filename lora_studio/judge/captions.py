@@ -94,7 +94,7 @@ def _trigger(tags: Mapping[int, list[str]], trigger: str) -> list[Finding]:
             Finding("bad", text, "Put the trigger first in all captions.", without, {"count": len(without)})
         )
     if later:
-        text = f"{trigger} is not first in {plural(len(later), 'caption')}: of shuffled tags only the first stays in place."
+        text = f"{trigger} is not first in {plural(len(later), 'caption')}: only the first tag stays in place."
         problems.append(Finding("warn", text, "Put the trigger first in all captions.", later, {"count": len(later)}))
     return problems
 
@@ -215,5 +215,5 @@ def _only_trigger(tags: Mapping[int, list[str]], trigger: str) -> Finding | None
     bare = tuple(image for image, found in tags.items() if [tag.casefold() for tag in found] == [trigger.casefold()])
     if not bare:
         return None
-    text = f"{plural(len(bare), 'caption')} hold nothing but the trigger: all of the picture, background too, goes into it."
+    text = f"{plural(len(bare), 'caption')} hold nothing but the trigger: the whole picture goes into it."
     return Finding("info", text, "Describe what should stay changeable.", bare, {"count": len(bare)})

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_studio import torchvision_ops  # noqa: F401  isort: skip
 import numpy as np
 import open_clip
 import torch
@@ -19,7 +20,6 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import lora_studio.torchvision_ops  # noqa: F401  # isort: split
 from lora_studio.core import paths
 from lora_studio.core.errors import UserError
 from lora_studio.tagger.vocabulary import Vocabulary, load_vocabulary
