@@ -189,6 +189,7 @@ def _judge(project: Project, grid: list[Cell], context: JobContext) -> dict[str,
             seed=cell.seed,
             embedding=np.asarray(embedded.embeddings[number]),
             tags=dict(zip(names, map(float, embedded.scores[number]), strict=True)),
+            pixels=judge_lora.pixel_stats(np.asarray(images.decode(files[number]))),
         )
         for number, cell in enumerate(grid)
     ]

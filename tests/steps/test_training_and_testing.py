@@ -128,7 +128,11 @@ def test_the_grid_is_drawn_judged_and_exported(project, config, tmp_path):
     view = testing.view(project, jobs, job.id)
     assert len(view["columns"]) == 3 and view["columns"][0]["checkpoint"] is None
     assert all(cell and (job.folder / cell).exists() for row in view["cells"] for cell in row)
-    assert view["scorecard"]["recommendation"] is not None and (job.folder / "sheet.webp").exists()
+    assert (
+        view["scorecard"]["headline"]
+        and len(view["scorecard"]["variants"]) == 2
+        and (job.folder / "sheet.webp").exists()
+    )
     checkpoint, reason = testing.best_checkpoint(project, jobs)
     assert reason
     for format, key in (("kohya", "lora_unet_"), ("diffusers", "unet.")):
