@@ -527,9 +527,9 @@ def _status(project: Any) -> dict[str, Any]:
         "pictures": len(images),
         "used": len(used),
         "captioned": sum(bool(image.caption) for image in used),
-        "checkpoints": len(list(project.folder.glob("runs/*/checkpoints/*.safetensors"))),
+        "checkpoints": len(list(project.folder.glob("runs/*/checkpoints/[!.]*.safetensors"))),
         "tests": len(list(project.folder.glob("tests/*/scorecard.json"))),
-        "exports": len(list(project.folder.glob("exports/*.safetensors"))),
+        "exports": len(list(project.folder.glob("exports/[!.]*.safetensors"))),
         "jobs": jobs,
     }
 
