@@ -1,0 +1,1 @@
+"""The studio in the browser. The only home of gradio; it never imports torch."""

@@ -1,0 +1,46 @@
+"""The pictures of a project as the page's grids hold them: rows of plain values; after an edit only what changed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lora_studio.core.project import Image, Project
+from lora_studio.ui.studio import Studio
+
+COLUMNS = ("id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "crop", "repeats", "source")
+
+
+def row(image: Image) -> list[Any]:
+    """One picture in the order of COLUMNS; `v` changes with its content and makes its address cacheable."""
+    return [
+        image.id,
+        image.sha256[:12],
+        image.name,
+        image.width,
+        image.height,
+        image.size,
+        image.decision,
+        image.reason,
+        image.caption,
+        image.crop,
+        image.repeats,
+        image.source,
+    ]
+
+
+def changed(project: Project, ids: Iterable[int]) -> dict[str, Any]:
+    """What an edit answers: the rows of `ids` as they are now, and the revision that they belong to."""
+    wanted = set(ids)
+    if len(wanted) <= 50:
+        return {"revision": project.revision, "rows": [row(project.image(image_id)) for image_id in sorted(wanted)]}
+    return {"revision": project.revision, "rows": [row(image) for image in project.images() if image.id in wanted]}
+
+
+def functions(studio: Studio) -> dict[str, Any]:
+    """What all grids call."""
+
+    def pictures(project: str) -> dict[str, Any]:
+        opened = studio.open(project)
+        revision = opened.revision
+        return {"revision": revision, "columns": COLUMNS, "rows": [row(image) for image in studio.images(opened)]}
+
+    return {"pictures": pictures}

@@ -1,0 +1,98 @@
+"""Handlers of the frame around the six tabs: the sidebar, the step bar, undo."""
+
+from pathlib import Path
+from typing import Any
+
+from lora_studio.core.errors import UserError
+from lora_studio.core.jobs import Job
+from lora_studio.core.project import Project
+from lora_studio.ui.studio import Studio, step_of
+
+
+def functions(studio: Studio) -> dict[str, Any]:
+    """The frame's functions by name, for api.dispatcher."""
+
+    def overview(project: str = "") -> dict[str, Any]:
+        running = studio.running()
+        busy = {job.project for job in running}
+        return {
+            "projects": [_line(studio, found, found.slug in busy) for found in Project.all(studio.root)],
+            "jobs": [_job(studio, job) for job in running],
+            "machine": studio.machine(),
+            "project": _current(studio, studio.open(project), running) if project else None,
+        }
+
+    def undo(project: str) -> dict[str, Any]:
+        return {"label": studio.open(project).undo()}
+
+    def redo(project: str) -> dict[str, Any]:
+        return {"label": studio.open(project).redo()}
+
+    def trash(project: str) -> dict[str, str]:
+        found = studio.open(project)
+        name = found.plan.name
+        for job in studio.jobs.all(project):
+            if job.is_alive:
+                studio.jobs.command(job.folder, "stop")
+                studio.jobs.wait(job.folder, 20)
+        return {"name": name, "path": str(found.trash())}
+
+    def command(project: str, group: str, job: str, word: str) -> None:
+        studio.jobs.command(job_folder(studio, project, group, job), word)
+
+    return {
+        "overview": overview,
+        "undo": undo,
+        "redo": redo,
+        "project.trash": trash,
+        "job.command": command,
+    }
+
+
+def job_folder(studio: Studio, project: str, group: str, job: str) -> Path:
+    """Folder of one of a project's jobs. Raises UserError for a job that is not its own."""
+    for found in studio.jobs.all(studio.open(project).slug):
+        if found.folder.parent.name == group and found.id == job:
+            return found.folder
+    raise UserError(f"There is no job {job[:60]} in {project}.", "Reload the page.")
+
+
+def _line(studio: Studio, project: Project, busy: bool) -> dict[str, Any]:
+    plan = project.plan
+    images = studio.images(project)
+    used = [image for image in images if image.used]
+    first = used[0] if used else None
+    return {
+        "slug": project.slug,
+        "name": plan.name,
+        "kind": plan.kind,
+        "base": plan.base,
+        "pictures": len(used),
+        "thumb": {"id": first.id, "v": first.sha256[:12]} if first else None,
+        "busy": busy,
+    }
+
+
+def _current(studio: Studio, project: Project, running: list[Job]) -> dict[str, Any]:
+    plan = project.plan
+    return {
+        "slug": project.slug,
+        "name": plan.name,
+        "kind": plan.kind,
+        "trigger": plan.trigger,
+        "revision": project.revision,
+        "undo": project.undo_label(),
+        "steps": studio.states(project, running),
+    }
+
+
+def _job(studio: Studio, job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "group": job.folder.parent.name,
+        "title": job.title,
+        "project": job.project,
+        "step": step_of(job),
+        "state": job.state,
+        **studio.progress(job),
+    }

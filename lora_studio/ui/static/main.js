@@ -1,0 +1,20 @@
+// Loads the parts. Each registers itself under the name that its gr.HTML element mounts.
+import { go, mount, toast } from "./core.js";
+import { refresh } from "./shell.js";
+import "./conception.js";
+import "./gathering.js";
+import "./curation.js";
+import "./tagging.js";
+import "./training.js";
+import "./testing.js";
+import "./formhelp.js";
+
+/** What a gradio handler had to say: a toast, and where to go (components/say.py). */
+async function hear({ text, remedy, level, project, step }) {
+  if (text) toast(text, { remedy, level, seconds: text === "Saved" ? 1.5 : 0 });
+  if (project) { await refresh(); go(project, step); }
+  if (level !== "bad") window.dispatchEvent(new CustomEvent("ls:changed"));
+}
+
+window.LS = { mount, hear };
+window.dispatchEvent(new CustomEvent("ls:ready"));

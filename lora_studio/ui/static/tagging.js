@@ -1,0 +1,169 @@
+// Tagging: the tagger's words, the tag list to filter by, changes over many captions, and the chips of one picture.
+import { button, call, changed, dialog, fill, h, icon, number, part, plural, poll, state, toast } from "./core.js";
+import { chipsEditor, split, tagField } from "./chips.js";
+import { createGrid, sizeButtons } from "./grid.js";
+import { editPictures, load, pictures } from "./pictures.js";
+import { undoLast } from "./shell.js";
+
+const ENDED = ["done", "stopped", "failed", "interrupted"];
+const MODES = { append: ["Add to what is there", "Words already in a caption stay."], empty: ["Only pictures without tags", "Captions that exist are left alone."], replace: ["Start afresh", "Captions are replaced; Undo brings them back."] };
+
+part("tagging", (root) => {
+  let info = null, vocabulary = [], image = null, search = "", wasRunning = false, asking = false;
+  const filter = new Map(); // tag -> true (must have) or false (must not)
+  const used = () => pictures.all.filter((one) => one.decision !== "reject");
+  const tagsOf = (one) => split(one.caption);
+  const has = (one, tag) => tag === "" ? !one.caption : tagsOf(one).some((other) => other.toLowerCase() === tag.toLowerCase());
+  const shown = () => used().filter((one) => [...filter].every(([tag, yes]) => has(one, tag) === yes));
+  const scope = () => { const ids = grid.selected; return ids.length > 1 ? ids : grid.rows.map((one) => one.id); };
+  const scopeText = () => { const ids = grid.selected; return ids.length > 1 ? `the ${ids.length} selected` : filter.size ? `the ${grid.rows.length} shown` : `all ${grid.rows.length}`; };
+  const words = () => {
+    const counts = new Map((info ? info.counts : []).map(([name, count]) => [name, count]));
+    return [...(info && info.trigger ? [{ name: info.trigger, count: 0 }] : []), ...[...counts].map(([name, count]) => ({ name, count })), ...vocabulary.filter((name) => !counts.has(name)).map((name) => ({ name, count: 0 }))];
+  };
+
+  const grid = createGrid({
+    label: "Pictures to tag",
+    foot: (one) => one.caption || "no tags",
+    badges: (one) => [{ text: String(tagsOf(one).length), level: one.caption ? "plain" : "warn" }],
+    onCurrent: (one) => { image = one; drawPicture(); },
+    onSelect: () => drawScope(),
+    onKey: (event) => { const key = event.key.toLowerCase(); if (key === "t") { chips.focus(); return true; } if (key === "u") { undoLast(); return true; } return false; },
+    empty: () => used().length ? h("div.ls-empty", null, icon("search", 28), h("h3", null, "No picture has these tags"), button("Clear the filter", () => { filter.clear(); draw(); }))
+      : h("div.ls-empty", null, icon("image", 30), h("h3", null, "No pictures yet"), h("p", null, "Gather some first.")),
+  });
+  const chips = chipsEditor({ words, onChange: (tags) => editPictures("tagging.caption", { id: image.id, caption: tags.join(", ") }) });
+
+  const head = h("div.ls-toolbar"), jobBox = h("div"), listBox = h("div.ls-taglist-rows");
+  const find = h("input.ls-search", { type: "search", placeholder: "Find a tag", "aria-label": "Find a tag", oninput: () => { search = find.value.toLowerCase(); drawList(); } });
+  const list = h("div.ls-taglist", null, h("div.ls-search-box", null, icon("search", 14), find), listBox);
+  const picture = h("img.ls-side-picture", { alt: "" }), name = h("div.ls-name"), scopeBox = h("section"), findings = h("section");
+  const side = h("div.ls-side", null, picture, name, chips.node, scopeBox, findings);
+  fill(root, h("div.ls-panes.three", null, list, h("div.ls-pane", null, head, jobBox, grid.node), side));
+
+  function drawPicture() {
+    picture.hidden = chips.node.hidden = name.hidden = !image;
+    if (!image) return;
+    const source = `/media/${encodeURIComponent(state.project)}/${image.id}/full?v=${image.v}`;
+    if (picture.getAttribute("src") !== source) picture.src = source;
+    picture.alt = image.name;
+    name.textContent = `#${image.id} ${image.name}`;
+    chips.show(image.caption, info ? info.trigger : "");
+  }
+
+  function drawHead() {
+    const bare = used().filter((one) => !one.caption).length;
+    const running = info && info.job && !ENDED.includes(info.job.state);
+    fill(head, button(bare === used().length || !bare ? "Auto-tag" : `Auto-tag ${bare} left`, startTagger, { kind: bare ? "primary" : "", disabled: !used().length || running, id: "ls-auto-tag" }),
+      info && info.trigger && button("Trigger first", async () => { const answer = await editPictures("tagging.trigger_first", { ids: scope() }); toast(answer.count ? `${info.trigger} leads ${plural(answer.count, "caption")} now` : "It leads every caption already"); }, { disabled: !used().length, title: `Put ${info.trigger} in front of the captions of ${scopeText()}` }),
+      [...filter].map(([tag, yes]) => h("button.ls-filter", { type: "button", title: "Remove this filter", onclick: () => { filter.delete(tag); draw(); } }, yes ? "" : "not ", tag || "no tags", icon("close", 9))),
+      h("div.ls-fill"), h("span.ls-muted", null, filter.size ? `${grid.rows.length} of ${used().length}` : plural(used().length, "picture")), sizeButtons(grid));
+  }
+
+  function drawJob() {
+    const job = info && info.job;
+    if (!job || (ENDED.includes(job.state) && !["failed", "interrupted"].includes(job.state))) { fill(jobBox); return; }
+    if (ENDED.includes(job.state)) { fill(jobBox, h("section.ls-problem", null, h("b", null, "The tagger ended early. "), job.error, " ", h("span.ls-muted", null, job.remedy === "Resume it." ? "Start it again." : job.remedy))); return; }
+    fill(jobBox, h("section.ls-running.flat", null, h("span", null, job.state === "queued" ? "Waiting for another job to end" : job.text || "Starting the tagger"),
+      h("span.ls-bar.grow" + (job.total ? "" : ".endless"), null, h("span", { style: `width:${job.total ? (100 * job.done) / job.total : 0}%` })), h("span.ls-muted", null, job.total ? `${job.done} of ${job.total}` : ""),
+      button("Stop", () => call("job.command", { project: state.project, group: "jobs", job: job.id, word: "stop" }), { kind: "quiet", icon: "stop" })));
+  }
+
+  function drawList() {
+    if (!info) { fill(listBox, [1, 2, 3, 4].map(() => h("div.ls-skeleton.line"))); return; }
+    const bare = used().filter((one) => !one.caption).length;
+    const rows = [...(bare ? [["", bare]] : []), ...info.counts].filter(([tag]) => tag.toLowerCase().includes(search)).slice(0, 400);
+    fill(listBox, rows.map(([tag, count]) => h("button.ls-tagrow" + (filter.has(tag) ? (filter.get(tag) ? ".yes" : ".no") : ""), {
+      type: "button", "aria-pressed": String(filter.has(tag)), title: "Click: only these. Again: all but these.",
+      onclick: () => { if (!filter.has(tag)) filter.set(tag, true); else if (filter.get(tag)) filter.set(tag, false); else filter.delete(tag); draw(); },
+    }, h("span.ls-ellipsis" + (tag ? "" : ".ls-warn"), null, tag || "no tags"), info.trigger && tag.toLowerCase() === info.trigger.toLowerCase() && h("span.ls-badge.accent", null, "trigger"), h("span.ls-faint", null, number(count)))));
+    if (!rows.length) fill(listBox, h("div.ls-none", null, info.counts.length ? "No tag of that name." : "Tags appear here with how many pictures have them."));
+  }
+
+  function drawScope() {
+    if (!used().length) { fill(scopeBox); return; }
+    const many = scope().length;
+    fill(scopeBox, h("h3", null, `Change ${scopeText()}`), h("div.ls-row", null, button("Add", () => bulk("add"), { disabled: !many, id: "ls-bulk-add" }), button("Remove", () => bulk("remove"), { disabled: !many, id: "ls-bulk-remove" }), button("Replace", () => bulk("replace"), { disabled: !many, id: "ls-bulk-replace" })));
+  }
+
+  /** One change over many captions; says beforehand how many it will touch. */
+  function bulk(kind) {
+    const ids = scope(), rows = pictures.all.filter((one) => ids.includes(one.id)), where = scopeText();
+    const only = [...filter].find(([tag, yes]) => tag && yes);
+    return dialog({ add: "Add a tag", remove: "Remove a tag", replace: "Replace a tag" }[kind], (close) => {
+      let old = kind === "add" ? "" : only ? only[0] : "", fresh = "";
+      const preview = h("p.ls-preview", { "aria-live": "polite" });
+      const go = button({ add: "Add", remove: "Remove", replace: "Replace" }[kind], async () => {
+        old = old || first.input.value.trim();
+        if (second && !fresh) fresh = second.input.value.trim();
+        const [call_, args] = kind === "add" ? ["tagging.add", { ids, tags: [old] }] : kind === "remove" ? ["tagging.remove", { ids, tags: [old] }] : ["tagging.replace", { ids, old, new: fresh }];
+        close();
+        const answer = await editPictures(call_, args);
+        toast(`${plural(answer.count, "caption")} changed`, { action: { text: "Undo", run: undoLast } });
+      }, { kind: "primary", id: "ls-bulk-go" });
+      const update = () => {
+        const typed = old || first.input.value.trim();
+        const count = rows.filter((one) => has(one, typed)).length;
+        const touched = kind === "add" ? rows.length - count : count;
+        preview.textContent = typed ? `${plural(touched, "caption")} of ${where} will change.` : "";
+        go.disabled = !typed || !touched || (kind === "replace" && !(fresh || second.input.value.trim()));
+      };
+      const first = tagField({ placeholder: kind === "add" ? "Tag to add" : "Tag to take out", label: "Tag", id: "ls-bulk-tag", words, onPick: (text) => { old = text; setTimeout(() => { first.input.value = text; update(); }); } });
+      const second = kind === "replace" ? tagField({ placeholder: "Put this in its place", label: "New tag", id: "ls-bulk-new", words, onPick: (text) => { fresh = text; setTimeout(() => { second.input.value = text; update(); }); } }) : null;
+      first.input.value = old;
+      first.input.addEventListener("input", () => { old = ""; update(); });
+      if (second) second.input.addEventListener("input", () => { fresh = ""; update(); });
+      setTimeout(() => { update(); (old && second ? second : first).input.focus(); });
+      return h("div.ls-stack", null, first.node, second && second.node, preview, h("div.ls-row.end", null, button("Cancel", () => close()), go));
+    });
+  }
+
+  function startTagger() {
+    const tagged = used().some((one) => one.caption);
+    const begin = async (mode) => { await call("tagging.start", { project: state.project, mode }); wasRunning = true; await ask(); changed(); };
+    if (!tagged) return begin("append");
+    return dialog("Auto-tag", (close) => h("div.ls-stack", null, Object.entries(MODES).map(([mode, [title, text]]) => h("button.ls-choice", { type: "button", id: `ls-mode-${mode}`, onclick: () => { close(); begin(mode).catch(() => {}); } }, h("b", null, title), h("span.ls-muted", null, text)))));
+  }
+
+  function drawFindings() {
+    if (!info || !used().length || !info.findings.length) { fill(findings); return; }
+    fill(findings, h("h3", null, "What the captions lack"), info.findings.map((finding) => h("div", null,
+      h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text, finding.images.length > 0 && h("button.ls-link", { type: "button", onclick: () => show(finding.images) }, "show"))), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy))));
+  }
+  function show(ids) { filter.clear(); const wanted = new Set(ids); grid.set(used().filter((one) => wanted.has(one.id))); drawHead(); drawList(); }
+
+  function draw() {
+    if (state.step !== "tagging") return;
+    grid.set(shown());
+    drawHead(); drawJob(); drawList(); drawPicture(); drawScope(); drawFindings();
+  }
+
+  async function ask() {
+    if (!state.project || asking) return;
+    asking = true;
+    try {
+      const project = state.project;
+      const found = await call("tagging.info", { project }, { quiet: true });
+      if (project !== state.project) return;
+      info = found;
+      const job = info.job;
+      wasRunning = Boolean(job && !ENDED.includes(job.state));
+      if (job && ["done", "stopped"].includes(job.state) && !job.applied) {
+        const answer = await call("tagging.apply", { project });
+        if (!answer.again) toast(`${plural(answer.written, "picture")} tagged`, { remedy: answer.failed.length ? `${plural(answer.failed.length, "picture")} could not be read: ${answer.failed[0].file}` : "", level: answer.failed.length ? "warn" : "good", action: { text: "Undo", run: undoLast } });
+        info = await call("tagging.info", { project });
+        await load(true);
+        changed();
+      }
+      drawHead(); drawJob(); drawList(); drawFindings(); drawPicture();
+    } finally { asking = false; }
+  }
+
+  window.addEventListener("ls:pictures", () => { draw(); if (state.step === "tagging") ask().catch(() => {}); });
+  window.addEventListener("ls:go", () => { if (state.step !== "tagging") return; if (pictures.project !== state.project) { info = null; filter.clear(); } draw(); ask().catch(() => {}); });
+  window.addEventListener("ls:next", (event) => { if (event.detail === "tagging" && used().length) Promise.resolve(startTagger()).catch(() => {}); });
+  poll(root, 1, async () => { if (!info || wasRunning) await ask(); });
+  call("tagging.words").then((found) => { vocabulary = found; }, () => {});
+  load().then(() => { draw(); return ask(); }).catch(() => {});
+  draw();
+});

@@ -1,0 +1,131 @@
+"""What the handlers of the page share: the projects folder, the jobs, and a memory of what was read from them."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_studio.core.jobs import ENDED, Job, Jobs
+from lora_studio.core.machine import machine
+from lora_studio.core.project import Image, Project
+from lora_studio.judge import dataset
+from lora_studio.steps import curation, tagging
+from lora_studio.ui.states import Facts, StepState, steps_state
+from lora_studio.ui.uploads import Uploads
+
+LOW_DISK = 2 * 2**30
+"""Bytes free below which the sidebar warns."""
+STEP_OF = {"gather": "gathering", "tag": "tagging"}
+"""Which step a folder of `jobs/` belongs to, by the first part of its name."""
+
+
+class Studio:
+    """One open studio. Everything lies on disk; what is kept here can be forgotten at any time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.jobs = Jobs(root)
+        self.uploads = Uploads(root / ".tmp" / "uploads")
+        self._memory: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._progress: dict[Path, tuple[int, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def open(self, project: str) -> Project:
+        """The project of that folder name. Raises UserError."""
+        return Project.open(self.root, project)
+
+    def remembered(self, project: Project, what: str, make: Callable[[], Any]) -> Any:
+        """`make()`, kept until the project's pictures or plan change."""
+        key = (project.slug, what)
+        plan = (project.folder / "project.toml").stat().st_mtime_ns
+        stamp = (project.revision, plan)
+        with self._lock:
+            found = self._memory.get(key)
+        if found is not None and found[0] == stamp:
+            return found[1]
+        value = make()
+        with self._lock:
+            self._memory[key] = (stamp, value)
+        return value
+
+    def images(self, project: Project) -> list[Image]:
+        """All pictures of the project."""
+        return self.remembered(project, "images", project.images)
+
+    def audit(self, project: Project) -> dataset.Audit:
+        """The judge's look at the pictures."""
+        return self.remembered(project, "audit", lambda: curation.audit(project))
+
+    def running(self) -> list[Job]:
+        """Jobs that have not ended, of all projects."""
+        return [job for job in self.jobs.all() if job.state not in ENDED]
+
+    def progress(self, job: Job) -> dict[str, Any]:
+        """The last word of a job: `{"done", "total", "text"}`. Reads only what is new in its events."""
+        offset, shown = self._progress.get(job.folder, (0, {"done": 0, "total": 0, "text": ""}))
+        if offset and (job.folder / "events.jsonl").stat().st_size < offset:
+            offset = 0
+        events, offset = job.events(offset)
+        for event in events:
+            if event["event"] == "Phase":
+                shown = {"done": 0, "total": 0, "text": event["text"]}
+            elif event["event"] == "Progress":
+                shown = {"done": event["done"], "total": event["total"], "text": event["text"] or shown["text"]}
+            elif event["event"] == "Step":
+                shown = {"done": event["step"], "total": event["total"], "text": "Training"}
+        self._progress[job.folder] = (offset, shown)
+        return shown
+
+    def facts(self, project: Project, running: list[Job]) -> Facts:
+        """What the step bar needs to know of a project."""
+        plan, images = project.plan, self.images(project)
+        used = [image for image in images if image.used]
+        flags = self.audit(project).flags if used else {}
+        undecided = [
+            image.id
+            for image in used
+            if image.decision == "new" and any(flag.name in curation.BAD_FLAGS for flag in flags.get(image.id, ()))
+        ]
+        return Facts(
+            trigger=plan.trigger,
+            pictures=len(used),
+            rejected=len(images) - len(used),
+            wanted=dataset.TARGETS[plan.kind][0],
+            undecided=len(undecided),
+            curated=any(image.decision != "new" for image in images) or (bool(used) and not undecided),
+            untagged=len(used) - tagging.captioned(used),
+            checkpoints=_count(project, "runs/*/checkpoints/*.safetensors"),
+            tests=_count(project, "tests/*/job.json"),
+            exports=_count(project, "exports/*.safetensors"),
+            busy=tuple((step_of(job), self._percent(job)) for job in running if job.project == project.slug),
+        )
+
+    def states(self, project: Project, running: list[Job] | None = None) -> list[StepState]:
+        """The six steps of a project."""
+        return steps_state(self.facts(project, self.running() if running is None else running))
+
+    def _percent(self, job: Job) -> str:
+        shown = self.progress(job)
+        share = f"{100 * shown['done'] // shown['total']} %" if shown["total"] else ""
+        return {"queued": "waiting", "paused": f"paused {share}"}.get(job.state) or share or "starting"
+
+    def machine(self) -> dict[str, Any]:
+        """The device and disk line at the foot of the sidebar."""
+        found = machine(self.root)
+        return {
+            "device": found.device_name,
+            "disk": f"{found.disk_free / 2**30:.0f} GB free on the disk",
+            "low": found.disk_free < LOW_DISK,
+        }
+
+
+def step_of(job: Job) -> str:
+    """The step whose tab shows the job."""
+    group = job.folder.parent.name
+    if group in ("runs", "tests"):
+        return {"runs": "training", "tests": "testing"}[group]
+    return STEP_OF.get(job.folder.name.partition("-")[0], "conception")
+
+
+def _count(project: Project, pattern: str) -> int:
+    return sum(1 for _ in project.folder.glob(pattern))

@@ -1,0 +1,141 @@
+"""Tagging: let the tagger describe the pictures, then put its words right."""
+
+import json
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from lora_studio.core import paths
+from lora_studio.core.errors import UserError
+from lora_studio.core.jobs import ENDED, Job
+from lora_studio.core.project import Project
+from lora_studio.steps import tagging
+from lora_studio.tagger.config import TagConfig
+from lora_studio.ui import pictures
+from lora_studio.ui.components.part import part
+from lora_studio.ui.quick import gr
+from lora_studio.ui.studio import Studio
+
+SKIPPED = {"style": ["style"]}
+"""Kinds of tags left out by the kind of LoRA: the trigger word of a style stands for the style."""
+Ids = Annotated[list[int], Field(max_length=200_000)]
+Tag = Annotated[str, Field(min_length=1, max_length=200)]
+Tags = Annotated[list[Tag], Field(min_length=1, max_length=100)]
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Tags that the starter's tagger knows, for completion."""
+    path = paths.assets() / "starter" / "tagger" / "vocabulary.json"
+    if not path.is_file():
+        return ()
+    return tuple(tag["name"] for tag in json.loads(path.read_text("utf-8"))["tags"])
+
+
+def functions(studio: Studio) -> dict[str, Any]:
+    """What the tab's script calls."""
+
+    def info(project: str) -> dict[str, Any]:
+        opened = studio.open(project)
+        plan, job = opened.plan, _last(studio, opened)
+        return {
+            "trigger": plan.trigger,
+            "prune": plan.prune_tags,
+            "counts": studio.remembered(opened, "counts", lambda: tagging.counts(opened)),
+            "findings": studio.remembered(opened, "findings", lambda: tagging.findings(opened)),
+            "job": _shown(studio, job) if job else None,
+        }
+
+    def start(project: str, mode: tagging.Mode, max_tags: Annotated[int, Field(ge=1, le=200)] = 30) -> str:
+        opened = studio.open(project)
+        job = _last(studio, opened)
+        if job is not None and job.state not in ENDED:
+            raise UserError("The tagger is already running.", "Wait for it or stop it first.")
+        job = tagging.start(
+            opened,
+            studio.jobs,
+            TagConfig.load({"max_tags": max_tags, "skip_categories": SKIPPED.get(opened.plan.kind, [])}),
+        )
+        (job.folder / "mode").write_text(mode, "utf-8")
+        return job.id
+
+    def apply(project: str) -> dict[str, Any]:
+        opened = studio.open(project)
+        job = _last(studio, opened)
+        if job is None or job.state not in ("done", "stopped"):
+            raise UserError("The tagger has nothing to hand over.", "Start it first.")
+        marker = job.folder / "applied"
+        try:
+            marker.touch(exist_ok=False)  # of two open pages only one takes the answers over
+        except FileExistsError:
+            return {"written": 0, "skipped": 0, "failed": [], "again": True}
+        try:
+            return tagging.apply(opened, job.folder, (job.folder / "mode").read_text("utf-8"))
+        except BaseException:
+            marker.unlink()
+            raise
+
+    def words() -> tuple[str, ...]:
+        return vocabulary()
+
+    return {"tagging.words": words, "tagging.info": info, "tagging.start": start, "tagging.apply": apply} | (
+        _edits(studio)
+    )
+
+
+def _edits(studio: Studio) -> dict[str, Any]:
+    """Changes of captions; each answers with the rows that it touched and how many captions changed."""
+
+    def answer(opened: Project, ids: list[int], count: int) -> dict[str, Any]:
+        return {"count": count, **pictures.changed(opened, ids)}
+
+    def caption(project: str, id: int, caption: Annotated[str, Field(max_length=20_000)]) -> dict[str, Any]:
+        opened = studio.open(project)
+        tagging.set_caption(opened, id, caption)
+        return answer(opened, [id], 1)
+
+    def add(project: str, ids: Ids, tags: Tags) -> dict[str, Any]:
+        opened = studio.open(project)
+        return answer(opened, ids, tagging.add_tags(opened, ids, tags))
+
+    def remove(project: str, ids: Ids, tags: Tags) -> dict[str, Any]:
+        opened = studio.open(project)
+        return answer(opened, ids, tagging.remove_tags(opened, ids, tags))
+
+    def replace(project: str, ids: Ids, old: Tag, new: Tag) -> dict[str, Any]:
+        opened = studio.open(project)
+        return answer(opened, ids, tagging.replace_tag(opened, ids, old, new))
+
+    def trigger_first(project: str, ids: Ids) -> dict[str, Any]:
+        opened = studio.open(project)
+        return answer(opened, ids, tagging.trigger_first(opened, ids))
+
+    return {
+        "tagging.caption": caption,
+        "tagging.add": add,
+        "tagging.remove": remove,
+        "tagging.replace": replace,
+        "tagging.trigger_first": trigger_first,
+    }
+
+
+def _last(studio: Studio, project: Project) -> Job | None:
+    jobs = [job for job in studio.jobs.all(project.slug) if job.id.startswith("tag-")]
+    return jobs[0] if jobs else None
+
+
+def _shown(studio: Studio, job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "state": job.state,
+        "error": job.error,
+        "remedy": job.remedy,
+        "applied": (job.folder / "applied").exists(),
+        **studio.progress(job),
+    }
+
+
+def build(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTML) -> None:
+    """Draw the tab: tags, grid, inspector."""
+    part("tagging", classes="ls-whole")

@@ -1,0 +1,197 @@
+"""Training: the settings with their advice on the right, the run as it goes on the left."""
+
+from html import escape
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from lora_studio.core import presets
+from lora_studio.core.errors import UserError
+from lora_studio.core.settings import SettingInfo, SettingsError, describe
+from lora_studio.engine.config import TrainConfig
+from lora_studio.engine.schedules import learning_rate
+from lora_studio.steps import training
+from lora_studio.ui import form
+from lora_studio.ui.components.part import part, sentence
+from lora_studio.ui.components.say import message, told
+from lora_studio.ui.quick import gr
+from lora_studio.ui.studio import Studio
+
+SIMPLE = (
+    "run.epochs",
+    "data.repeats",
+    "adapter.rank",
+    "adapter.alpha",
+    "optimizer.unet_lr",
+    "optimizer.text_encoder_lr",
+    "data.batch_size",
+    "data.resolution",
+)
+"""The settings that matter; all others are under Advanced."""
+SECTIONS = {
+    "adapter": "Adapter",
+    "optimizer": "Optimizer",
+    "schedule": "Schedule",
+    "data": "Pictures and captions",
+    "objective": "Objective",
+    "run": "Run",
+    "sample": "Sample pictures",
+}
+RECOMMENDED, OWN = "recommended", "own"
+FIRST = [("Recommended for this project", RECOMMENDED), ("Your own settings", OWN)]
+LISTENERS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def functions(studio: Studio) -> dict[str, Any]:
+    """What the tab's script calls."""
+
+    def runs(project: str) -> list[dict[str, Any]]:
+        return [
+            {"id": job.id, "state": job.state, "created": job.created, "error": job.error}
+            for job in training.runs(studio.open(project), studio.jobs)
+        ]
+
+    def view(project: str, run: str, since: Annotated[int, Field(ge=0)] = 0) -> dict[str, Any]:
+        return training.view(studio.open(project), studio.jobs, run, since)
+
+    def command(project: str, run: str, word: Literal["pause", "resume", "stop", "save", "sample"]) -> None:
+        studio.jobs.command(training.run_folder(studio.open(project), run), word)
+
+    def resume(project: str, run: str) -> str:
+        return training.resume(studio.open(project), studio.jobs, run).id
+
+    return {"training.runs": runs, "training.view": view, "training.command": command, "training.resume": resume}
+
+
+def build(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTML) -> None:
+    """Draw the tab."""
+    with gr.Row(elem_classes="ls-split ls-train"):
+        part("training", classes="ls-whole")
+        with gr.Column(elem_classes="ls-inspector ls-form", elem_id="ls-train-form"):
+            with gr.Row(elem_classes="ls-form-head"):
+                preset = gr.Dropdown([], label="Preset", elem_id="ls-preset", min_width=120)
+                back = gr.Button("Reset", elem_id="ls-recommended", min_width=70, size="sm")
+            plan = sentence()
+            start = gr.Button("Start training", variant="primary", elem_id="ls-start-training")
+            drawn, fields = _fields()
+            part("formhelp", classes="ls-formhelp", elem_id="ls-formhelp-train")
+    _wire(studio, steps, current, said, (preset, back, start, plan), drawn, fields)
+
+
+def _fields() -> tuple[list[SettingInfo], list[Any]]:
+    """All fields in order of the page, with what they stand for."""
+    simple = form.infos(TrainConfig, SIMPLE)
+    drawn, fields = list(simple), []
+    with gr.Row(elem_classes="ls-form-grid"):
+        fields += [form.field(info) for info in simple]
+    for section, title in SECTIONS.items():
+        rest = [info for info in describe(TrainConfig) if info.section == section and info.name not in SIMPLE]
+        with gr.Accordion(title, open=False, elem_classes="ls-accordion", elem_id=f"ls-advanced-{section}"):
+            fields += [form.field(info) for info in rest]
+        drawn += rest
+    return drawn, fields
+
+
+def _wire(
+    studio: Studio,
+    steps: gr.HTML,
+    current: gr.Textbox,
+    said: gr.HTML,
+    head: tuple[gr.Dropdown, gr.Button, gr.Button, gr.HTML],
+    drawn: list[SettingInfo],
+    fields: list[Any],
+) -> None:
+    preset, back, start, plan = head
+
+    def show(project: str, config: TrainConfig) -> list[Any]:
+        return [*form.values(config, drawn), _plan(studio, project, config)]
+
+    def on_navigate(event: gr.EventData) -> Any:
+        where = event._data or {}
+        project = str(where.get("project") or "")
+        if where.get("step") != "training" or not project:
+            return [gr.skip()] * (len(fields) + 3)
+        opened = studio.open(project)
+        named = [(found.title, found.name) for found in presets.all_presets(studio.root)]
+        config = training.current(opened)
+        chosen = RECOMMENDED if config == training.recommended(opened) else OWN
+        return [gr.update(choices=[*FIRST, *named], value=chosen), *show(project, config), gr.skip()]
+
+    def on_preset(project: str, name: str | None) -> Any:
+        opened = studio.open(project or "")
+        if name == RECOMMENDED:
+            return [*show(project, training.back_to_recommended(opened)), message("Back to the recommendation")]
+        if not name or name == OWN:
+            return [gr.skip()] * (len(fields) + 2)
+        config = training.with_preset(opened, name)
+        training.save_current(opened, config)
+        return [*show(project, config), message("Preset taken over", presets.load(name, studio.root).description)]
+
+    def on_back(project: str) -> Any:
+        return [
+            None,
+            *show(project, training.back_to_recommended(studio.open(project or ""))),
+            message("Back to the recommendation"),
+        ]
+
+    def on_edit(project: str, *given: Any) -> Any:
+        opened = studio.open(project or "")
+        try:
+            config = form.read(training.current(opened), drawn, given)
+        except SettingsError as error:
+            return _problems(error), gr.skip()
+        if config == training.current(opened):
+            return _plan(studio, project, config), gr.skip()
+        training.save_current(opened, config)
+        return _plan(studio, project, config), RECOMMENDED if config == training.recommended(opened) else OWN
+
+    def on_start(project: str, *given: Any) -> str:
+        if not project:
+            raise UserError("No project is open.", "Open one on the left.")
+        opened = studio.open(project)
+        config = form.read(training.current(opened), drawn, given)
+        training.save_current(opened, config)
+        job = training.start(opened, studio.jobs, config)
+        return message(f"{job.title} begins", project=project, step="training")
+
+    steps.navigate(told(on_navigate, len(fields) + 3), None, [preset, *fields, plan, said], **LISTENERS)
+    preset.input(told(on_preset, len(fields) + 2), [current, preset], [*fields, plan, said], **LISTENERS)
+    back.click(told(on_back, len(fields) + 3), current, [preset, *fields, plan, said], **LISTENERS)
+    for component in fields:
+        event = component.blur if isinstance(component, (gr.Textbox, gr.Number)) else component.input
+        event(on_edit, [current, *fields], [plan, preset], trigger_mode="always_last", **LISTENERS)
+    start.click(told(on_start, 1), [current, *fields], said, **LISTENERS)
+
+
+def _plan(studio: Studio, project: str, config: TrainConfig) -> str:
+    """How long it will be, the learning rate over the steps, and what stands against starting."""
+    opened = studio.open(project)
+    found = training.step_plan(opened, config)
+    notes = "".join(
+        f'<div class="ls-note {escape(check.level)}"><span>{escape(check.text)} {escape(check.remedy)}</span></div>'
+        for check in training.checks(opened, config)
+    )
+    return f'<div class="ls-steps-plan"><p>{escape(found.sentence)}</p>{_curve(config, found.steps)}{notes}</div>'
+
+
+def _problems(error: SettingsError) -> str:
+    rows = "".join(f'<div class="ls-note bad"><span>{escape(problem)}</span></div>' for problem in error.problems)
+    return f'<div class="ls-steps-plan">{rows}</div>'
+
+
+def _curve(config: TrainConfig, steps: int) -> str:
+    """The learning rate as a small picture; made of numbers only."""
+    if steps < 2:
+        return ""
+    count = min(steps, 140)
+    at = [1 + round(index * (steps - 1) / (count - 1)) for index in range(count)]
+    rates = [learning_rate(step, steps, config.schedule) for step in at]
+    points = " ".join(
+        f"{300 * (step - 1) / (steps - 1):.1f},{37 - 33 * rate:.1f}" for step, rate in zip(at, rates, strict=True)
+    )
+    label = f"Learning rate: {config.schedule.kind.replace('_', ' ')}, at most {form.number(config.optimizer.unet_lr)}"
+    shape = 'viewBox="0 0 300 40" preserveAspectRatio="none" role="img"'
+    return (
+        f'<svg class="ls-curve" {shape} aria-label="{escape(label)}">'
+        f'<polyline points="{points}"/></svg><div class="ls-muted ls-curve-text">{escape(label)}</div>'
+    )
