@@ -25,9 +25,10 @@ TARGETS: dict[str, tuple[int, int]] = {"character": (15, 50), "style": (50, 200)
 MAX_BITS = 6
 MAX_LEVELS = 10
 # There, pictures blurred on purpose lie at 0.0002 to 0.0013 and the others at 0.077 to 0.61.
-ALWAYS_BLURRED = 0.002
+PLAINLY_BLURRED = 0.002
+ENOUGH_FOR_BLUR = 5
 BLURRED_SHARE = 1 / 6
-BLURRED_DEVIATIONS = 3.5  # of the usual cut for outliers by median and MAD (Iglewicz and Hoaglin, 1993)
+BLURRED_DEVIATIONS = 3.5  # the usual cut for outliers by median and MAD (Iglewicz and Hoaglin, 1993)
 MAX_ENLARGEMENT = 1.25
 """A picture enlarged more than this to reach the training size teaches softness. Chosen by eye."""
 SMALL_IN_SET = 1 / 3
@@ -150,22 +151,20 @@ def _copies(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
 
 
 def _blurred(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
-    """Against the set's own median: a soft style is not blurred. With fewer than five pictures only the plainly
-    blurred are found."""
-    text = "blurred: there are no sharp edges in it"
-    plain = [(image.id, Flag("blurred", text)) for image in images if image.sharpness < ALWAYS_BLURRED]
-    rest = [image for image in images if image.sharpness >= ALWAYS_BLURRED]
-    if len(rest) < 5:
-        return plain
-    values = np.log2([image.sharpness for image in rest])
+    """Against the set's own median, since a soft style is not blurred; plainly blurred ones where the set is small."""
+    if len(images) < ENOUGH_FOR_BLUR:
+        text = "blurred: there are no sharp edges in it"
+        return [(image.id, Flag("blurred", text)) for image in images if image.sharpness < PLAINLY_BLURRED]
+    values = np.log2([max(image.sharpness, 1e-9) for image in images])
     median = float(np.median(values))
     deviation = max(float(np.median(np.abs(values - median))) * 1.4826, 0.3)
     cut = min(median - BLURRED_DEVIATIONS * deviation, median + float(np.log2(BLURRED_SHARE)))
-    for image, value in zip(rest, values, strict=True):
+    found = []
+    for image, value in zip(images, values, strict=True):
         if value < cut:
-            times = round(2 ** (median - float(value)))
-            plain.append((image.id, Flag("blurred", f"blurred: {times} times softer than the other pictures")))
-    return plain
+            times = f"{min(999, round(2 ** (median - float(value))))} times"
+            found.append((image.id, Flag("blurred", f"blurred: edges are {times} softer than in the other pictures")))
+    return found
 
 
 def _too_small(images: list[ImageFacts], resolution: int) -> list[tuple[int, Flag]]:
@@ -238,7 +237,7 @@ def _spread(images: list[ImageFacts], kind: str) -> list[Finding]:
     if len(images) < ENOUGH_FOR_SPREAD:
         return []
     grids = np.stack([np.frombuffer(image.signature, np.uint8).reshape(8, 8, 3) for image in images]).astype(float)
-    return [finding for finding in (_backgrounds(grids, images, kind), _light(grids)) if finding]
+    return [finding for finding in (_backgrounds(grids, images, kind), _light(grids), _softness(images)) if finding]
 
 
 def _backgrounds(grids: Array, images: list[ImageFacts], kind: str) -> Finding | None:
@@ -271,3 +270,12 @@ def _light(grids: Array) -> Finding | None:
     return Finding(
         "info", text, remedy, (), {"brightness": round(float(brightness.mean())), "spread": round(spread, 1)}
     )
+
+
+def _softness(images: list[ImageFacts]) -> Finding | None:
+    """The whole set is as soft as a blurred picture: no single one stands out then."""
+    median = float(np.median([image.sharpness for image in images]))
+    if median >= PLAINLY_BLURRED:
+        return None
+    text = "The whole set is soft: if that is not the style, look for sharper originals."
+    return Finding("info", text, "", (), {"sharpness": round(median, 5)})

@@ -338,7 +338,7 @@ def _reasons(best: Variant, ranked: list[Variant], ties: list[tuple[str, float]]
     reasons = [f"It has learned {_percent(best.learned)} of what the training pictures show."]
     if best.attributes.value is not None:
         was = np.mean([base for base, _ in best.tags.values()])
-        text = f"The tagger sees the subject's attributes with {_percent(best.attributes)} certainty; the base had {was:.0%}."
+        text = f"The tagger is {_percent(best.attributes)} sure of the attributes, and {was:.0%} with the base."
         reasons.append(text)
     if best.bleed.value is not None:
         reasons.append(f"Other prompts change by {_percent(best.bleed)} of the way to another picture.")

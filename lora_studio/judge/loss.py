@@ -137,6 +137,8 @@ def _diverged(steps: Sequence[int], values: Array, validation: Sequence[tuple[in
         return None
     for share in (0.75, 0.5, 0.25):
         cut = int(len(values) * share)
+        if np.median(values[-window:]) < np.median(values[:cut]):
+            continue
         found = trend(values[:cut], values[-window:])
         if found.change <= DIVERGED_CHANGE or found.surely_above <= DIVERGED_CHANGE / 2:
             continue
@@ -173,10 +175,10 @@ def _spikes(steps: Sequence[int], values: Array) -> Finding | None:
 
 
 def _by_training(values: Array) -> Verdict:
-    """Without validation: halves and quarters of the curve against each other."""
+    """Without validation: the last third against the first, the last quarter against the half before it."""
     third, quarter = len(values) // 3, len(values) // 4
     whole = trend(values[:third], values[-third:])
-    late = trend(values[len(values) // 2 : -quarter], values[-quarter:])
+    late = trend(values[quarter:-quarter], values[-quarter:])
     evidence = {"change": round(whole.change, 3), "interval": [round(whole.low, 3), round(whole.high, 3)]}
     note = Finding(
         "info", "There is no validation loss, so learning by heart cannot be seen here: judge by the samples."

@@ -135,7 +135,8 @@ def _tokenizer(path: Path, text_cfg: dict[str, Any], remedy: str) -> open_clip.S
         tokenizer = open_clip.SimpleTokenizer(bpe_path=str(path), context_length=text_cfg["context_length"])
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}).", remedy) from error
-    if tokenizer.vocab_size > text_cfg["vocab_size"]:
-        sizes = f"{tokenizer.vocab_size} tokens, the model has {text_cfg['vocab_size']}"
+    tokens = max(tokenizer.encoder.values()) + 1
+    if tokens > text_cfg["vocab_size"]:
+        sizes = f"{tokens} tokens, the model has {text_cfg['vocab_size']}"
         raise UserError(f"{path} belongs to another model ({sizes}).", remedy)
     return tokenizer
