@@ -18,6 +18,7 @@ from lora_studio.engine.detect import detect, read_header
 # diffusers' own file has no alpha tensors: what peft needs stands in this entry, as save_lora_weights writes it
 ADAPTER_ENTRY = "lora_adapter_metadata"
 PARTS = {"lora_unet_": "unet.", "lora_te_text_model_": "text_encoder.text_model."}
+OTHER_NAMES = ("lora_unet_input_blocks", "lora_unet_middle_block", "lora_unet_output_blocks")  # of the original code
 WORDS = (
     "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "time_emb_proj", "conv_shortcut", "proj_in",
     "proj_out", "to_q", "to_k", "to_v", "to_out", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
@@ -115,7 +116,7 @@ def to_diffusers(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[dict[st
             continue
         module = name.removesuffix(".lora_down.weight")
         prefix = next((prefix for prefix in PARTS if module.startswith(prefix)), None)
-        if prefix is None:
+        if prefix is None or module.startswith(OTHER_NAMES):
             raise UserError(f"{module} is no layer of a Stable Diffusion 1.x LoRA.", "Export it in kohya's layout.")
         path = PARTS[prefix] + module_path(module.removeprefix(prefix))
         converted[f"{path}.lora_A.weight"] = down

@@ -165,6 +165,9 @@ LYCORIS_MARKS = {
 }  # fmt: skip
 
 
+PEFT_NAME = re.compile(r"(unet|text_encoder)\..+\.lora_[AB]\.weight$")
+
+
 def _as_lora(shapes: Shapes, metadata: Mapping[str, str]) -> Detected | None:
     kohya = [name for name in shapes if name.startswith(("lora_unet_", "lora_te", "lycoris_"))]
     peft = [name for name in shapes if ".lora_A." in name or ".lora_B." in name or ".lora.down." in name]
@@ -182,6 +185,9 @@ def _as_lora(shapes: Shapes, metadata: Mapping[str, str]) -> Detected | None:
         problem = f"{' + '.join(sorted(special))} files are not supported yet"
     elif family not in TRAINABLE:
         problem = f"LoRA files for {FAMILY_NAMES[family]} bases are not supported yet"
+    elif not kohya and not all(PEFT_NAME.match(name) for name in shapes):
+        odd = next(name for name in shapes if not PEFT_NAME.match(name))
+        problem = f"its layout is not supported yet ({odd}); kohya's and diffusers' present one are"
     else:
         problem = _lora_problem(shapes)
     return Detected("lora", family, detail, problem)
@@ -260,9 +266,9 @@ def _as_base(shapes: Shapes, metadata: Mapping[str, str]) -> Detected | None:
         for part, prefix in (("text encoder", "cond_stage_model."), ("VAE", "first_stage_model."))
         if not any(name.startswith(prefix) for name in shapes)
     ]
-    problem = f"the file lacks the {' and the '.join(missing)}" if missing else ""
-    if not problem and family != "sd1":
-        problem = f"single files of {FAMILY_NAMES[family]} are not supported; use a model folder (diffusers layout)"
+    problem = "a base in one file cannot be opened yet; use the same model as a folder (diffusers layout)"
+    if missing:
+        problem = f"the file lacks the {' and the '.join(missing)}"
     return Detected("base", family, f"{FAMILY_NAMES[family]} base model in one file", problem)
 
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from datetime import datetime
+from pathlib import PurePath
 
 from lora_studio.core import captions
 from lora_studio.engine.buckets import StepPlan
@@ -89,7 +90,7 @@ def base_metadata(
         values["ss_network_args"] = json.dumps({"conv_dim": config.adapter.rank, "conv_alpha": config.adapter.alpha})
     if job.trigger:
         values["modelspec.trigger_phrase"] = job.trigger
-    values |= family.metadata()
+    values |= family.metadata() | {"ss_sd_model_name": PurePath(config.base.model).name}
     optional = {"modelspec.encoder_layer"}  # sd-scripts writes the text None for its own entries
     return {name: str(value) for name, value in values.items() if value is not None or name not in optional}
 

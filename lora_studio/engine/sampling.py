@@ -40,6 +40,8 @@ def sample(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
         job.report(Phase("sample", f"Drawing {len(missing)} pictures"))
         for lora, requests in groupby(sorted(missing, key=_order), key=lambda request: request.lora or ""):
             chosen = list(requests)
+            if job.should_stop():
+                break
             try:
                 drawer.use(Path(lora) if lora else None)
             except UserError as error:

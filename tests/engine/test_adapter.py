@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from lora_studio.core.errors import UserError
 from lora_studio.engine.checkpoint import load_lora, save_lora
 from lora_studio.engine.config import SampleRequest, TrainJob
 from lora_studio.engine.convert import convert
@@ -187,6 +188,15 @@ def test_the_diffusers_layout_draws_the_same(run, base: Path, tmp_path: Path) ->
         pipeline.load_lora_weights(file.parent, weight_name=file.name)
         pictures.append(draw(pipeline))
     assert np.array_equal(*pictures)
+
+
+def test_names_of_the_original_code_are_refused_rather_than_mangled(tmp_path: Path) -> None:
+    module = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{module}.lora_down.weight": torch.ones(2, 768), f"{module}.lora_up.weight": torch.ones(320, 2)}
+    save_lora(tmp_path / "old.safetensors", tensors, {})
+    with pytest.raises(UserError, match="input_blocks"):
+        convert(tmp_path / "old.safetensors", tmp_path / "new.safetensors", "diffusers")
+    assert not (tmp_path / "new.safetensors").exists()
 
 
 def test_every_name_of_sd15_converts_back(sd15) -> None:

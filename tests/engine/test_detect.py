@@ -115,6 +115,10 @@ LORAS = {
          "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_B.weight": (320, 4)}, "sd1", True,
     ),
     "LoKr": ({f"{KOHYA}.lokr_w1": (4, 4), f"{KOHYA}.lokr_w2": (4, 4)}, "unknown", False),
+    "older diffusers layout": (
+        {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.down.weight": (4, 768),
+         "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.up.weight": (320, 4)}, "sd1", False,
+    ),
     "without partner": ({f"{KOHYA}.lora_down.weight": (8, 768)}, "sd1", False),
     "ranks that differ": ({**lora(KOHYA, 768), f"{KOHYA}.lora_up.weight": (320, 4)}, "sd1", False),
 }  # fmt: skip
@@ -135,7 +139,7 @@ SD1_PARTS = {
     "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
 }
 BASES = {
-    "SD 1.5": (SD1_PARTS, "base", "sd1", ""),
+    "SD 1.5": (SD1_PARTS, "base", "sd1", "in one file cannot be opened yet"),
     "SD 1.5 without VAE": (dict(list(SD1_PARTS.items())[:2]), "base", "sd1", "lacks the VAE"),
     "SDXL": (
         {f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048)},

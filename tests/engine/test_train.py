@@ -62,7 +62,7 @@ def test_only_the_adapter_can_be_trained(make_job: Callable, context: Recorder) 
 
 
 def test_the_loss_falls_on_pictures_learned_by_heart(make_job: Callable, tmp_path: Path) -> None:
-    config = make_job(run__epochs=30, optimizer__unet_lr=0.02, adapter__rank=8, adapter__alpha=8, adapter__layers="all")
+    config = make_job(run__epochs=12, optimizer__unet_lr=0.03, adapter__rank=8, adapter__alpha=8, adapter__layers="all")
     _, told = trained(config, tmp_path / "run")
     losses = [event["loss"] for event in told.of("Validation")]
     assert losses[-1] < 0.8 * losses[0]
@@ -116,7 +116,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(make_job: Callable, tmp_path
     )
     (tmp_path / "job.json").write_text(json.dumps(config))
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job.json"), str(folder)])
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300  # a shared machine may be slow to start Python
     while not (folder / "state").exists() or len(list((folder / "state").glob("[0-9]*"))) < 2:
         assert child.poll() is None and time.monotonic() < end
         time.sleep(0.01)
@@ -348,6 +348,14 @@ def test_a_sample_that_cannot_be_drawn_does_not_end_the_run(make_job: Callable, 
     assert any("no drawing today" in event["text"] for event in context.of("Note"))
 
 
+def test_half_precision_trains_and_draws(make_job: Callable, tmp_path: Path) -> None:
+    weights, told = trained(
+        make_job(run__precision="bf16", run__epochs=1, run__sample_every_epochs=1), tmp_path / "run"
+    )
+    assert not told.of("Note") and len(list((tmp_path / "run/samples").iterdir())) == 2
+    assert all(value.dtype == torch.float32 for value in weights.values())
+
+
 def test_a_full_disk_is_said_and_keeps_what_was_saved(make_job: Callable, tmp_path: Path) -> None:
     config = make_job(run__epochs=3)
     code = (
@@ -389,7 +397,8 @@ def test_the_file_tells_the_truth_and_nothing_private(make_job: Callable, tmp_pa
         "ss_network_dim": "2", "ss_network_alpha": "1.0", "ss_network_module": "networks.lora",
         "ss_base_model_version": "sd_v1_v", "ss_unet_lr": "0.0005", "ss_text_encoder_lr": "0.0001",
         "ss_num_train_images": "8", "ss_epoch": "2", "ss_steps": "8", "ss_max_train_steps": "8", "ss_seed": "42",
-        "ss_resolution": "(32, 32)", "ss_output_name": "zorbi", "modelspec.trigger_phrase": "zorbi",
+        "ss_resolution": "(32, 32)", "ss_output_name": "zorbi",
+        "ss_sd_model_name": "starter", "modelspec.trigger_phrase": "zorbi",
         "modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.prediction_type": "v",
         "modelspec.resolution": "32x32",
     }  # fmt: skip

@@ -42,11 +42,6 @@ class StableDiffusion:
 
     @classmethod
     def load(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
-        if not path.is_dir():
-            raise UserError(
-                f"The base model {path.name} is a single file, which training cannot open yet.",
-                "Use the same model as a folder in diffusers layout.",
-            )
         try:
             return cls(path, device, dtype)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -85,7 +80,7 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        vae = self._part("vae")
+        vae = self._part("vae").to(torch.float32)
         latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
         return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
@@ -167,7 +162,7 @@ class StableDiffusion:
 
     def pipeline(self, sampler: str) -> Any:
         pipeline = diffusers.StableDiffusionPipeline(
-            vae=self._part("vae"),
+            vae=self._part("vae").to(self.dtype),  # the pipeline hands it latents of the UNet's format
             text_encoder=self._part("text_encoder"),
             tokenizer=self.tokenizer,
             unet=self._part("unet"),
