@@ -48,6 +48,8 @@ class TestConfig(Settings):
     """How closely a picture keeps to its prompt (CFG)."""
     size: int = Field(64, ge=64, le=2048, multiple_of=8)
     """Width and height of the pictures."""
+    clip_skip: int = Field(1, ge=1, le=11)
+    """Which layer from the end of the text part is read: as the LoRA was trained."""
     sampler: Literal["ddim", "euler", "euler_a", "dpmpp_2m", "unipc"] = "ddim"
     """The method that turns noise into a picture."""
 
@@ -78,6 +80,7 @@ def default_config(project: Project) -> TestConfig:
         guidance=train.sample.guidance,
         size=train.data.resolution,
         sampler=train.sample.sampler,
+        clip_skip=train.run.clip_skip,
     )
 
 
@@ -97,6 +100,7 @@ def cells(config: TestConfig) -> list[Cell]:
         for prompt, role in prompts:
             for seed in config.seeds:
                 made_of = [
+                    config.clip_skip,
                     checkpoint,
                     strength,
                     prompt,
@@ -164,6 +168,7 @@ def _sample(project: Project, test: TestConfig, grid: list[Cell], context: JobCo
             num_steps=test.num_steps,
             guidance=test.guidance,
             sampler=test.sampler,
+            clip_skip=test.clip_skip,
         )
         for cell in grid
     ]
@@ -244,10 +249,7 @@ def _made(file: str, made: set[str]) -> str | None:
 
 
 def _label(checkpoint: str | None) -> str:
-    if checkpoint is None:
-        return "base"
-    epoch = Path(checkpoint).stem.rpartition("-")[2]
-    return f"epoch {int(epoch)}" if epoch.isdecimal() else Path(checkpoint).stem
+    return training.checkpoint_label(checkpoint) if checkpoint else "base"
 
 
 def checkpoint_path(project: Project, file: str) -> Path:

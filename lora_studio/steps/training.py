@@ -168,15 +168,28 @@ def runs(project: Project, jobs: Jobs) -> list[Job]:
 
 
 def checkpoints(project: Project) -> list[dict[str, Any]]:
-    """Saved LoRA files of all runs, in order of training: `{"file", "run", "epoch", "name"}`; `file` is relative."""
+    """Saved LoRA files of all runs, in order of training: `{"file", "run", "epoch", "label", "name"}`; `file` is
+    relative to the project, `epoch` 0 for one saved in between (by hand or by a stop)."""
     found = []
-    for path in sorted(project.folder.glob("runs/*/checkpoints/*.safetensors"), key=lambda path: path.stat().st_mtime):
-        epoch = path.stem.rpartition("-")[2]
-        run = path.parent.parent.name
-        number = int(epoch) if epoch.isdecimal() else 0
+    for path in sorted(
+        project.folder.glob("runs/*/checkpoints/[!.]*.safetensors"), key=lambda path: path.stat().st_mtime
+    ):
+        run, last = path.parent.parent.name, path.stem.rpartition("-")[2]
         file = path.relative_to(project.folder).as_posix()
-        found.append({"file": file, "run": run, "epoch": number, "name": f"{run}, epoch {number}"})
+        label = checkpoint_label(file)
+        epoch = int(last) if last.isdecimal() else 0
+        found.append({"file": file, "run": run, "epoch": epoch, "label": label, "name": f"{run}, {label}"})
     return found
+
+
+def checkpoint_label(file: str) -> str:
+    """`epoch 3` or `step 120` from the end of a checkpoint's name."""
+    stem = Path(file).stem
+    last = stem.rpartition("-")[2]
+    if last.isdecimal():
+        return f"epoch {int(last)}"
+    step = last.removeprefix("step")
+    return f"step {int(step)}" if step.isdecimal() else stem
 
 
 def view(project: Project, jobs: Jobs, run: str, since: int = 0) -> dict[str, Any]:
