@@ -194,7 +194,7 @@ def _alike(one: str, other: str) -> bool:
     if len(different) != 1:
         return False
     first, second = different[0]
-    if min(len(first), len(second)) < 4 or (first in COLOURS and second in COLOURS):
+    if min(len(first), len(second)) < 4:
         return False
     swapped = sorted(first) == sorted(second)
     return swapped or (first[0] == second[0] and difflib.SequenceMatcher(None, first, second).ratio() >= LIKE)

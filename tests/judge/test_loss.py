@@ -52,6 +52,11 @@ def test_a_run_that_is_well_is_hardly_ever_called_ill(shape):
     assert len(ill) <= 2, ill
 
 
+def test_a_rise_too_slight_to_matter_is_no_alarm_however_sure():
+    values = losses("flat", 0, noise=0.1, count=8000) * np.linspace(1, 1.06, 8000)
+    assert verdict(range(8000), values).phase == "unclear"
+
+
 def test_a_clear_fall_is_seen_without_validation_and_a_slight_one_is_not_made_up():
     assert set(phases("falls fast")[0]) <= {"learning", "plateau"}
     assert phases("settles")[0].count("learning") <= 4

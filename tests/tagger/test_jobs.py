@@ -90,7 +90,8 @@ def test_a_picture_that_failed_is_tried_again(tiny_tagger, files, tmp_path):
     tag(config(tiny_tagger, files), JobContext(tmp_path))
     files[0].write_bytes(good)
     assert tag(config(tiny_tagger, files), JobContext(tmp_path))["failed"] == []
-    assert sorted(line["id"] for line in lines(tmp_path)) == list(range(1, len(files) + 1))
+    found = {line["id"]: line for line in lines(tmp_path)}
+    assert sorted(found) == list(range(1, len(files) + 1)) and found[1]["tags"] and not found[1]["error"]
 
 
 def test_embeddings_of_pictures_and_texts_go_into_one_file(tiny_tagger, files, tmp_path):
