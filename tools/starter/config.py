@@ -35,21 +35,22 @@ class Config:
     num_merges: int = 1024
     """Merges of the CLIP vocabulary kept for words that the data does not use."""
 
-    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_channels: tuple[int, ...] = (48, 96, 160)
     unet_layers: int = 1
-    unet_batch: int = 32
+    unet_batch: int = 24
     unet_lr: float = 0.02
     unet_adam_lr: float = 2e-3
-    unet_ema: float = 0.999
+    unet_ema: float = 0.998
     anneal_fraction: float = 0.2
     """Share of the time budget in which the rate falls to zero, at its end."""
     caption_drop: float = 0.1
     tag_drop: float = 0.1
 
-    tagger_width: int = 32
+    tagger_width: int = 128
+    tagger_layers: int = 4
     tagger_dim: int = 256
-    tagger_batch: int = 64
-    tagger_seconds: int = 900
+    tagger_batch: int = 32
+    tagger_seconds: int = 1200
     tagger_images: int = 24_000
 
     device: str = "cpu"
@@ -61,7 +62,7 @@ class Config:
 CPU = Config()
 GPU = replace(
     CPU, size=64, num_images=200_000, vae_channels=(32, 64, 128), vae_batch=128, vae_seconds=240,
-    text_batch=512, unet_channels=(64, 128, 256), unet_layers=2, unet_batch=512, tagger_width=48,
+    text_batch=512, unet_channels=(64, 128, 256), unet_layers=2, unet_batch=512, tagger_width=192,
     tagger_batch=512, tagger_seconds=240, tagger_images=200_000, device="cuda", autocast=True, threads=8,
 )  # fmt: skip
 """Untried: nobody has run it yet. Set size=128 and four vae_channels to get 128 px pictures from the same UNet."""
