@@ -74,11 +74,11 @@ def dispatcher(functions: Mapping[str, Function]) -> Function:
     def call(request: Any) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            if not isinstance(request, dict) or request.get("name") not in ready:
-                name = request.get("name") if isinstance(request, dict) else request
+            name = request.get("name") if isinstance(request, dict) else request
+            if not isinstance(name, str) or not isinstance(request, dict) or name not in ready:
                 raise UserError(f"The page asked for {str(name)[:60]!r}, which is not known.", "Reload the page.")
-            value = plain(ready[request["name"]](request.get("arguments") or {}))
-            log.debug("%s %.0f ms", request["name"], 1000 * (time.perf_counter() - started))
+            value = plain(ready[name](request.get("arguments") or {}))
+            log.debug("%s %.0f ms", name, 1000 * (time.perf_counter() - started))
             return {"value": value}
         except Exception as error:  # the edge of the page: what went wrong is told there, never swallowed
             return {"error": problem(error)}

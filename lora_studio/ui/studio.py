@@ -72,7 +72,11 @@ class Studio:
             elif event["event"] == "Progress":
                 shown = {"done": event["done"], "total": event["total"], "text": event["text"] or shown["text"]}
             elif event["event"] == "Step":
-                shown = {"done": event["step"], "total": event["total"], "text": "Training"}
+                shown = {
+                    "done": event["step"],
+                    "total": event["total"],
+                    "text": f"step {event['step']} of {event['total']}",
+                }
         self._progress[job.folder] = (offset, shown)
         return shown
 

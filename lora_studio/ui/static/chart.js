@@ -31,11 +31,16 @@ export function createChart() {
   function range() {
     const losses = points.map((point) => point[1]).sort((a, b) => a - b);
     const at = (share) => losses[Math.min(losses.length - 1, Math.floor(share * losses.length))];
-    let low = Math.min(at(0.01), ...validation.map((point) => point[1])), high = Math.max(at(0.99), ...validation.map((point) => point[1]));
+    return widened(at(0.01), at(0.99));
+  }
+  function widened(low, high) {
     if (!(high > low)) { low -= 0.01; high += 0.01; }
     const room = 0.08 * (high - low);
     return [Math.max(0, low - room), high + room];
   }
+
+  /** First and last step of the axis. */
+  const span = () => [Math.min(points[0][0], validation.length ? validation[0][0] : Infinity), Math.max(points[points.length - 1][0], total || 0)];
 
   function draw() {
     const width = node.clientWidth, height = node.clientHeight;
@@ -54,12 +59,13 @@ export function createChart() {
       return;
     }
     const [low, high] = range();
-    const first = points[0][0], last = Math.max(points[points.length - 1][0], total || 0);
-    const x = (step) => LEFT + ((width - LEFT - RIGHT) * (step - first)) / Math.max(1, last - first);
+    const right = validation.length ? 46 : RIGHT;
+    const [first, last] = span();
+    const x = (step) => LEFT + ((width - LEFT - right) * (step - first)) / Math.max(1, last - first);
     const y = (loss) => TOP + (height - TOP - BOTTOM) * (1 - (Math.min(high, Math.max(low, loss)) - low) / (high - low));
     pen.strokeStyle = color("line"); pen.fillStyle = color("faint");
     pen.textAlign = "right"; pen.textBaseline = "middle";
-    for (const value of ticks(low, high, 4)) { pen.beginPath(); pen.moveTo(LEFT, y(value)); pen.lineTo(width - RIGHT, y(value)); pen.stroke(); pen.fillText(label(value), LEFT - 7, y(value)); }
+    for (const value of ticks(low, high, 4)) { pen.beginPath(); pen.moveTo(LEFT, y(value)); pen.lineTo(width - right, y(value)); pen.stroke(); pen.fillText(label(value), LEFT - 7, y(value)); }
     pen.textAlign = "center"; pen.textBaseline = "top";
     for (const value of ticks(first, last, 6)) pen.fillText(number(Math.round(value)), x(value), height - BOTTOM + 7);
 
@@ -72,11 +78,17 @@ export function createChart() {
     pen.globalAlpha = 1; pen.lineWidth = 2; pen.lineJoin = "round"; pen.beginPath();
     smooth.forEach(([step, loss], index) => (index ? pen.lineTo(x(step), y(loss)) : pen.moveTo(x(step), y(loss))));
     pen.stroke();
-    if (validation.length) {
-      pen.strokeStyle = pen.fillStyle = color("warn"); pen.lineWidth = 1.5; pen.beginPath();
-      validation.forEach(([step, loss], index) => (index ? pen.lineTo(x(step), y(loss)) : pen.moveTo(x(step), y(loss))));
+    if (validation.length) { // its own scale: at fixed noise it lies elsewhere than the loss of single steps
+      const [least, most] = widened(Math.min(...validation.map((point) => point[1])), Math.max(...validation.map((point) => point[1])));
+      const v = (loss) => TOP + (height - TOP - BOTTOM) * (1 - (loss - least) / (most - least));
+      pen.strokeStyle = pen.fillStyle = color("warn"); pen.lineWidth = 1.5;
+      pen.textAlign = "left"; pen.textBaseline = "middle";
+      for (const value of ticks(least, most, 3)) pen.fillText(label(value), width - right + 7, v(value));
+      pen.beginPath();
+      validation.forEach(([step, loss], index) => (index ? pen.lineTo(x(step), v(loss)) : pen.moveTo(x(step), v(loss))));
       pen.stroke();
-      for (const [step, loss] of validation) { pen.beginPath(); pen.arc(x(step), y(loss), 2.6, 0, 7); pen.fill(); }
+      for (const [step, loss] of validation) { pen.beginPath(); pen.arc(x(step), v(loss), 2.6, 0, 7); pen.fill(); }
+      pen.textBaseline = "top";
     }
     if (best !== null && best >= first) {
       pen.strokeStyle = color("good"); pen.lineWidth = 1; pen.setLineDash([3, 3]); pen.beginPath(); pen.moveTo(x(best), TOP); pen.lineTo(x(best), height - BOTTOM); pen.stroke(); pen.setLineDash([]);
@@ -94,8 +106,8 @@ export function createChart() {
 
   canvas.addEventListener("pointermove", (event) => {
     if (points.length < 2) return;
-    const first = points[0][0], last = Math.max(points[points.length - 1][0], total || 0);
-    const step = first + ((event.offsetX - LEFT) / Math.max(1, node.clientWidth - LEFT - RIGHT)) * (last - first);
+    const [first, last] = span();
+    const step = first + ((event.offsetX - LEFT) / Math.max(1, node.clientWidth - LEFT - (validation.length ? 46 : RIGHT))) * (last - first);
     let low = 0, high = points.length - 1;
     while (low < high) { const middle = (low + high) >> 1; if (points[middle][0] < step) low = middle + 1; else high = middle; }
     hover = low;

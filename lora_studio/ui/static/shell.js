@@ -236,9 +236,15 @@ part("steps", (root, trigger) => {
   window.addEventListener("ls:go", () => { draw(); const key = state.project + "/" + state.step; if (key !== last) { last = key; told(); } });
   last = state.project + "/" + state.step;
   told();
+  setInterval(() => {
+    const heard = document.querySelector("#ls-current textarea, #ls-current input");
+    if (heard && heard.value !== state.project) told();
+  }, 3000);
 });
 window.addEventListener("ls:changed", refresh);
-new MutationObserver(() => { // gradio may rebuild the tabs once; choose the step again when its button appears
+
+// Gradio's tabs and events are ready at a moment that nothing tells: until they follow, choose the step and tell it again.
+setInterval(() => {
   const tab = document.getElementById(`steptab-${state.step}-button`);
-  if (tab && tab.getAttribute("aria-selected") !== "true" && !document.body.dataset.chosen) { document.body.dataset.chosen = "yes"; tab.click(); }
-}).observe(document.documentElement, { childList: true, subtree: true });
+  if (tab && tab.getAttribute("aria-selected") !== "true") tab.click();
+}, 150);

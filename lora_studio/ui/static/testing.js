@@ -33,7 +33,7 @@ part("testing", (root) => {
 
   function drawHead() {
     const alive = !ENDED.includes(shown.state);
-    const choose = h("select.ls-input.ls-select", { "aria-label": "Test", onchange: () => { test = choose.value; shown = null; drawn = ""; ask().catch(() => {}); } }, tests.map((one) => h("option", { value: one.id, selected: one.id === test }, `${one.id} · ${one.state}`)));
+    const choose = h("select.ls-input.ls-select", { "aria-label": "Test", onchange: () => { test = choose.value; shown = null; drawn = ""; ask().catch(() => {}); } }, tests.map((one) => h("option", { value: one.id, selected: one.id === test }, one.id === test ? one.id : `${one.id} · ${one.state}`)));
     fill(head, choose, alive ? [h("span.ls-spinner"), h("span.ls-muted", null, shown.state === "queued" ? "Waiting for another job to end" : shown.phase || "Starting"), h("span.ls-bar.grow" + (shown.total ? "" : ".endless"), null, h("span", { style: `width:${shown.total ? (100 * shown.done) / shown.total : 0}%` })), h("span.ls-muted", null, shown.total ? `${shown.done} of ${shown.total}` : ""),
       button("Stop", async () => { await call("testing.stop", { project, test }); await ask(); changed(); }, { icon: "stop" })] : [h("span.ls-muted", null, marked ? "Choose a second picture to compare with" : "Click a picture to enlarge it, Shift click two to compare"), h("div.ls-fill"),
       ["stopped", "failed", "interrupted"].includes(shown.state) && button("Go on", async () => { await call("testing.resume", { project, test }); await ask(); changed(); }, { icon: "play", kind: "primary" })]);
@@ -46,7 +46,7 @@ part("testing", (root) => {
     const choice = found.recommendation;
     const best = (variant) => choice && variant.checkpoint === choice.checkpoint && variant.strength === choice.strength;
     fill(card, h("div.ls-panel.ls-advice", null, h("b.ls-headline", null, found.headline), choice && choice.reasons.map((reason) => h("div.ls-note.good", null, h("span", null, reason))),
-      found.findings.map((finding) => h("div", null, h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text)), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy)))),
+      found.findings.filter((finding) => finding.text !== found.headline).map((finding) => h("div", null, h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text)), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy)))),
     h("div.ls-panel", null, h("table.ls-table.ls-scores", null, h("thead", null, h("tr", null, ["Checkpoint", "Strength", "Learned", "Bleed", "Score"].map((text) => h("th", null, text)))),
       h("tbody", null, found.variants.map((variant) => h("tr" + (best(variant) ? ".best" : ""), null, h("td", { title: variant.checkpoint }, label(variant.checkpoint), best(variant) && h("span.ls-badge.good", null, "use this")), h("td", null, String(variant.strength)),
         [variant.learned, variant.bleed, variant.score].map((measure, index) => h("td", { title: range(measure) }, h("span.ls-score", null, h("span.ls-bar" + (index === 1 ? ".warn" : ".good"), null, h("span", { style: `width:${Math.max(0, Math.min(100, 100 * ((measure && measure.value) || 0)))}%` })), percent(measure))))))))));

@@ -27,7 +27,7 @@ export function viewer(pictures, start) {
 part("training", (root) => {
   let project = "", runs = null, run = "", shown = null, merged = null, asking = false;
   const chart = createChart();
-  const head = h("div.ls-toolbar.ls-run-head"), tiles = h("div.ls-tiles"), verdict = h("div.ls-verdict"), strip = h("div.ls-strip"), body = h("div.ls-run");
+  const head = h("div.ls-toolbar.ls-run-head"), tiles = h("div.ls-tiles"), verdict = h("div.ls-verdict"), strip = h("div.ls-strip"), phase = h("span.ls-muted.ls-ellipsis.ls-phase"), legend = h("span.ls-legend"), body = h("div.ls-run");
   fill(root, body);
 
   const tile = (title, value, under) => h("div.ls-tile", null, h("div.ls-tile-title", null, title), h("div.ls-tile-value", null, value), under && h("div.ls-tile-under", null, under));
@@ -40,12 +40,12 @@ part("training", (root) => {
   function drawHead() {
     const alive = !ENDED.includes(shown.state);
     const tell = (word, text) => async () => { await call("training.command", { project, run, word }); if (text) toast(text); await ask(); changed(); };
-    const choose = h("select.ls-input.ls-select", { "aria-label": "Run", onchange: () => { run = choose.value; merged = null; shown = null; ask().catch(() => {}); } }, runs.map((one) => h("option", { value: one.id, selected: one.id === run }, `${one.id} · ${WORDS[one.state] || one.state}`)));
+    const choose = h("select.ls-input.ls-select", { "aria-label": "Run", onchange: () => { run = choose.value; merged = null; shown = null; ask().catch(() => {}); } }, runs.map((one) => h("option", { value: one.id, selected: one.id === run }, one.id === run ? one.id : `${one.id} · ${WORDS[one.state] || one.state}`)));
     fill(head, choose, h(`span.ls-badge.${{ done: "good", failed: "bad", interrupted: "warn", stopped: "warn" }[shown.state] || "accent"}`, { id: "ls-run-state" }, WORDS[shown.state] || shown.state),
-      h("span.ls-muted.ls-ellipsis", null, alive ? shown.phase : ""), h("div.ls-fill"),
+      h("div.ls-fill"),
       alive && shown.state !== "stopping" && [
         shown.state === "paused" ? button("Resume", tell("resume"), { icon: "play", kind: "primary" }) : button("Pause", tell("pause", "Pauses after this step"), { icon: "pause" }),
-        button("Save now", tell("save", "Saves after this step"), { icon: "save", title: "Write a LoRA file now" }), button("Sample now", tell("sample", "Draws after this step"), { icon: "image", title: "Draw the sample prompts now" }),
+        button("Save", tell("save", "Saves after this step"), { icon: "save", title: "Write a LoRA file now" }), button("Sample", tell("sample", "Draws after this step"), { icon: "image", title: "Draw the sample prompts now" }),
         button("Stop", tell("stop", "Stops after this step and saves"), { icon: "stop", kind: "danger", id: "ls-stop-training" })],
       ["stopped", "failed", "interrupted"].includes(shown.state) && button("Resume", async () => { await call("training.resume", { project, run }); merged = null; await ask(); changed(); }, { icon: "play", kind: "primary", id: "ls-resume-training" }),
       shown.state === "done" && button("Test it", () => { document.getElementById("ls-step-testing").click(); }, { kind: "primary", icon: "right" }));
@@ -58,7 +58,7 @@ part("training", (root) => {
     fill(tiles, tile("Step", `${number(shown.step)} / ${number(shown.total)}`, h("span.ls-bar", null, h("span", { style: `width:${shown.total ? (100 * shown.step) / shown.total : 0}%` }))),
       tile("Epoch", shown.epoch ? number(shown.epoch) : "–", epochs ? `${epochs} saved` : "none saved yet"),
       tile("Speed", rate ? (rate < 1 ? `${(1 / rate).toFixed(1)} it/s` : `${rate.toFixed(1)} s/it`) : "–", rate ? `${(rate * 1000).toFixed(0)} ms a step` : ""),
-      tile(alive ? "Time left" : "Loss", alive ? duration(shown.eta) : (chart.smoothed || 0).toFixed(4), alive ? (shown.eta ? "at this speed" : "") : "smoothed, at the end"),
+      tile(alive ? "Time left" : "Loss", alive ? duration(shown.eta) : (chart.smoothed || 0).toFixed(4), alive ? (shown.eta ? "at this speed" : "") : "smoothed"),
       tile("Memory", alive ? bytes(shown.memory) : "–", alive ? "in use by the run" : "released"));
   }
 
@@ -66,7 +66,7 @@ part("training", (root) => {
     const found = shown.verdict;
     fill(verdict, shown.error && h("div.ls-problem", null, h("b", null, shown.error), " ", shown.remedy),
       h("div.ls-verdict-head", null, h(`span.ls-light.${found.level}`), h("b", null, found.headline)),
-      found.findings.map((finding) => h("div", null, h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text)), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy))),
+      found.findings.filter((finding) => finding.text !== found.headline).map((finding) => h("div", null, h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text)), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy))),
       merged.notes.slice(-4).map((note) => h(`div.ls-note.${note.level === "warning" ? "warn" : "info"}`, null, h("span", null, note.text))));
   }
 
@@ -90,9 +90,11 @@ part("training", (root) => {
 
   function draw() {
     if (!shown || !runs || !runs.length) { drawEmpty(); return; }
-    if (!body.contains(head)) fill(body, head, tiles, h("div.ls-panel", null, h("div.ls-panel-head", null, h("h3", null, "Loss"), h("span.ls-legend", null, h("i.accent"), "smoothed", h("i.faint"), "each step", h("i.warn"), "validation")), chart.node), verdict, strip);
+    if (!body.contains(head)) fill(body, head, tiles, h("div.ls-panel", null, h("div.ls-panel-head", null, h("h3", null, "Loss"), phase, legend), chart.node), verdict, strip);
     chart.set({ points: merged.points, validation: merged.validation, total: shown.total, best: shown.verdict.best_step });
     if (!head.contains(document.activeElement) || document.activeElement.tagName !== "SELECT") drawHead();
+    phase.textContent = ENDED.includes(shown.state) ? "" : shown.phase;
+    fill(legend, h("i.accent"), "smoothed", h("i.faint"), "each step", merged.validation.length > 0 && [h("i.warn"), "validation, scale on the right"]);
     drawTiles(); drawVerdict(); drawStrip();
   }
 

@@ -14,6 +14,12 @@ from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
 
 SIMPLE = ("strengths", "learn_prompts", "bleed_prompts", "seeds")
+LABELS = {
+    "strengths": "Strengths",
+    "learn_prompts": "Prompts that should show it",
+    "bleed_prompts": "Prompts that must not change",
+    "seeds": "Seeds",
+}
 ADVANCED = ("size", "num_steps", "guidance", "sampler")
 LISTENERS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -62,20 +68,20 @@ def build(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTML) ->
     with gr.Row(elem_classes="ls-split ls-test"):
         part("testing", classes="ls-whole")
         with gr.Column(elem_classes="ls-inspector ls-form", elem_id="ls-test-form"):
+            part("export")
             heading("New test")
+            estimate = sentence()
+            start = gr.Button("Start the test", variant="primary", elem_id="ls-start-test")
             chosen = gr.Dropdown(
                 [],
                 multiselect=True,
                 label="Checkpoints",
-                elem_id="ls-test-checkpoints",
+                elem_id="ls-set-checkpoints",
                 info="Saved LoRA files to compare; the base stands beside them.",
             )
-            fields = [form.field(info) for info in simple]
+            fields = [form.field(info, label=LABELS[info.name]) for info in simple]
             with gr.Accordion("Advanced", open=False, elem_classes="ls-accordion"):
                 fields += [form.field(info) for info in advanced]
-            estimate = sentence()
-            start = gr.Button("Start the test", variant="primary", elem_id="ls-start-test")
-            part("export")
             part("formhelp", classes="ls-formhelp", elem_id="ls-formhelp-test")
     _wire(studio, steps, current, said, chosen, fields, [*simple, *advanced], estimate, start)
 
@@ -105,14 +111,16 @@ def _wire(
         base = testing.default_config(studio.open(project or ""))
         return form.read(base.with_changes({"checkpoints": list(files or [])}), drawn, given)
 
-    def on_edit(project: str, files: list[str] | None, *given: Any) -> str:
+    def on_edit(project: str, files: list[str] | None, *given: Any) -> Any:
+        if not project:
+            return gr.skip(), gr.skip()
         try:
-            return _estimate(read(project, files, given))
+            return _estimate(read(project, files, given)), gr.skip()
         except SettingsError as error:
             rows = "".join(
                 f'<div class="ls-note bad"><span>{escape(problem)}</span></div>' for problem in error.problems
             )
-            return f'<div class="ls-steps-plan">{rows}</div>'
+            return f'<div class="ls-steps-plan">{rows}</div>', gr.skip()
 
     def on_start(project: str, files: list[str] | None, *given: Any) -> str:
         if not project:
@@ -122,10 +130,10 @@ def _wire(
 
     steps.navigate(told(on_navigate, len(fields) + 3), None, [chosen, *fields, estimate, said], **LISTENERS)
     inputs = [current, chosen, *fields]
-    chosen.change(on_edit, inputs, estimate, trigger_mode="always_last", **LISTENERS)
+    chosen.change(told(on_edit, 2), inputs, [estimate, said], trigger_mode="always_last", **LISTENERS)
     for component in fields:
         event = component.blur if isinstance(component, (gr.Textbox, gr.Number)) else component.input
-        event(on_edit, inputs, estimate, trigger_mode="always_last", **LISTENERS)
+        event(told(on_edit, 2), inputs, [estimate, said], trigger_mode="always_last", **LISTENERS)
     start.click(told(on_start, 1), inputs, said, **LISTENERS)
 
 

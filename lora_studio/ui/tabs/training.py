@@ -7,6 +7,7 @@ from pydantic import Field
 
 from lora_studio.core import presets
 from lora_studio.core.errors import UserError
+from lora_studio.core.jobs import ENDED
 from lora_studio.core.settings import SettingInfo, SettingsError, describe
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.schedules import learning_rate
@@ -135,20 +136,26 @@ def _wire(
         ]
 
     def on_edit(project: str, *given: Any) -> Any:
-        opened = studio.open(project or "")
+        if not project:
+            return gr.skip(), gr.skip(), gr.skip()
+        opened = studio.open(project)
         try:
             config = form.read(training.current(opened), drawn, given)
         except SettingsError as error:
-            return _problems(error), gr.skip()
+            return _problems(error), gr.skip(), gr.skip()
         if config == training.current(opened):
-            return _plan(studio, project, config), gr.skip()
+            return _plan(studio, project, config), gr.skip(), gr.skip()
         training.save_current(opened, config)
-        return _plan(studio, project, config), RECOMMENDED if config == training.recommended(opened) else OWN
+        chosen = RECOMMENDED if config == training.recommended(opened) else OWN
+        return _plan(studio, project, config), chosen, gr.skip()
 
     def on_start(project: str, *given: Any) -> str:
         if not project:
             raise UserError("No project is open.", "Open one on the left.")
         opened = studio.open(project)
+        for run in training.runs(opened, studio.jobs):
+            if run.state not in ENDED:
+                raise UserError(f"{run.id} is still {run.state}.", "Wait for its end, or stop it first.")
         config = form.read(training.current(opened), drawn, given)
         training.save_current(opened, config)
         job = training.start(opened, studio.jobs, config)
@@ -159,7 +166,7 @@ def _wire(
     back.click(told(on_back, len(fields) + 3), current, [preset, *fields, plan, said], **LISTENERS)
     for component in fields:
         event = component.blur if isinstance(component, (gr.Textbox, gr.Number)) else component.input
-        event(on_edit, [current, *fields], [plan, preset], trigger_mode="always_last", **LISTENERS)
+        event(told(on_edit, 3), [current, *fields], [plan, preset, said], trigger_mode="always_last", **LISTENERS)
     start.click(told(on_start, 1), [current, *fields], said, **LISTENERS)
 
 

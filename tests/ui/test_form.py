@@ -1,0 +1,55 @@
+"""The form is read off the settings and gives them back."""
+
+import pytest
+
+from lora_studio.core.settings import SettingsError, describe
+from lora_studio.engine.config import TrainConfig
+from lora_studio.steps.testing import TestConfig
+from lora_studio.ui import form
+from lora_studio.ui.tabs import training
+
+ALL = describe(TrainConfig)
+
+
+def test_what_is_shown_reads_back_the_same():
+    config = TrainConfig().with_changes({"sample.prompts": ["a, b", "c"], "optimizer.unet_lr": 1e-6, "data.flip": True})
+    assert form.read(TrainConfig(), ALL, tuple(form.values(config, ALL))) == config
+
+
+def test_every_setting_has_one_field_on_the_page():
+    names = set(training.SIMPLE) | {info.name for info in ALL if info.section in training.SECTIONS}
+    hidden = {info.name for info in ALL} - names
+    assert hidden == {"base.model"}  # chosen in Conception
+
+
+def test_problems_come_all_at_once():
+    given = dict(zip([info.name for info in ALL], form.values(TrainConfig(), ALL), strict=True))
+    given |= {"adapter.rank": 0, "optimizer.unet_lr": "fast", "run.epochs": 0}
+    with pytest.raises(SettingsError) as refused:
+        form.read(TrainConfig(), ALL, tuple(given.values()))
+    assert {problem.partition(":")[0] for problem in refused.value.problems} == {
+        "adapter.rank",
+        "optimizer.unet_lr",
+        "run.epochs",
+    }
+
+
+def test_an_empty_number_is_named():
+    given = dict(zip([info.name for info in ALL], form.values(TrainConfig(), ALL), strict=True))
+    with pytest.raises(SettingsError, match=r"run\.epochs: is empty"):
+        form.read(TrainConfig(), ALL, tuple({**given, "run.epochs": None}.values()))
+
+
+def test_lists_of_numbers_are_read():
+    drawn = form.infos(TestConfig, ("strengths", "seeds", "learn_prompts"))
+    config = form.read(TestConfig(), drawn, ("0.5, 1", "3, 4", "zorbi, smile\nzorbi, frown"))
+    assert config.strengths == (0.5, 1.0) and config.seeds == (3, 4)
+    assert config.learn_prompts == ("zorbi, smile", "zorbi, frown")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("optimizer.unet_lr", "UNet learning rate"), ("schedule.kind", "Schedule"), ("run.epochs", "Epochs")],
+)
+def test_titles_are_readable(name, title):
+    assert form.title(next(info for info in ALL if info.name == name)) == title
