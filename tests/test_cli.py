@@ -18,7 +18,8 @@ from tests.conftest import draw_picture
 
 SHORT = [
     "data.resolution=32", "data.bucket_step=8", "data.bucket_min=16", "data.bucket_max=64", "data.repeats=1",
-    "data.batch_size=2", "run.gradient_accumulation=1", "run.epochs=2", "run.sample_every_epochs=0", "adapter.rank=2", "run.save_every_epochs=1",
+    "data.batch_size=2", "run.gradient_accumulation=1", "run.epochs=2", "run.sample_every_epochs=0", "adapter.rank=2",
+    "run.save_every_epochs=1",
 ]  # fmt: skip
 COMMANDS = ("new", "gather", "curate", "tag", "train", "test", "export", "status", "detect")
 
