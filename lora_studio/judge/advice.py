@@ -92,7 +92,7 @@ def _recipe(kind: str, family: str, preset: Mapping[str, Mapping[str, Any]]) -> 
         )
         reasons["optimizer.text_encoder_lr"] = f"{text} ({source})."
     if preset.get("objective", {}).get("min_snr_gamma") == 0:
-        text = "Off: with this base's noise schedule it would leave out the noisiest steps, which decide colour and layout."
+        text = "Off: with this base it would leave out the noisiest steps, which decide colour and layout."
         reasons["objective.min_snr_gamma"] = text
     if preset.get("data", {}).get("resolution"):
         reasons["data.resolution"] = f"{preset['data']['resolution']} pixels: what this base was made for."
