@@ -282,7 +282,7 @@ def is_whole(info: Path) -> bool:
 
 def install(extras: list[str]) -> None:
     """pip, torch of the right kind, then the project and everything it needs."""
-    pip(["--upgrade", "pip>=24.1"], "the installer")  # the first that can report how far a download is
+    pip(["--upgrade", "pip>=24.1"], "pip")  # the first that can report how far a download is
     index = os.environ.get("LORA_STUDIO_TORCH_INDEX") or ("" if has_own_sources() else torch_index())
     if index:
         needs = [need for need in project()["dependencies"] if re.match(r"torch(vision)?\b", need)]
@@ -335,7 +335,7 @@ def compute_capability() -> float:
 def pip(arguments: list[str], what: str) -> None:
     """Run `pip install`, showing what it does; the whole output goes to the log. Raises InstallError."""
     say(f"Installing {what} ...")
-    options = [] if what == "the installer" else ["--progress-bar", "raw"]
+    options = [] if what == "pip" else ["--progress-bar", "raw"]
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *options, *arguments]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
     lines: list[str] = []
