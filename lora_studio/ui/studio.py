@@ -28,33 +28,34 @@ class Studio:
         self.uploads = Uploads(root / ".tmp" / "uploads")
         self._memory: dict[tuple[str, str], tuple[Any, Any]] = {}
         self._progress: dict[Path, tuple[int, dict[str, Any]]] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._lock = threading.Lock()
 
     def open(self, project: str) -> Project:
         """The project of that folder name. Raises UserError."""
         return Project.open(self.root, project)
 
-    def remembered(self, project: Project, what: str, make: Callable[[], Any]) -> Any:
-        """`make()`, kept until the project's pictures or plan change."""
+    def remembered(self, project: Project, what: str, make: Callable[[], Any], stamp: Any = None) -> Any:
+        """`make()`, kept until the project's pictures or plan change, or only until `stamp` does when it is given."""
+        if stamp is None:
+            stamp = (project.revision, (project.folder / "project.toml").stat().st_mtime_ns)
         key = (project.slug, what)
-        plan = (project.folder / "project.toml").stat().st_mtime_ns
-        stamp = (project.revision, plan)
         with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:  # two pages that ask at once wait for one answer
             found = self._memory.get(key)
-        if found is not None and found[0] == stamp:
+            if found is None or found[0] != stamp:
+                found = self._memory[key] = (stamp, make())
             return found[1]
-        value = make()
-        with self._lock:
-            self._memory[key] = (stamp, value)
-        return value
 
     def images(self, project: Project) -> list[Image]:
         """All pictures of the project."""
         return self.remembered(project, "images", project.images)
 
     def audit(self, project: Project) -> dataset.Audit:
-        """The judge's look at the pictures."""
-        return self.remembered(project, "audit", lambda: curation.audit(project))
+        """The judge's look at the pictures. It depends on which are used, not on captions or on who was kept."""
+        used = [image.id for image in self.images(project) if image.used]
+        return self.remembered(project, "audit", lambda: curation.audit(project), (project.plan.kind, used))
 
     def running(self) -> list[Job]:
         """Jobs that have not ended, of all projects."""

@@ -71,6 +71,14 @@ class Watch:
 
     faults: list[str] = field(default_factory=list)
 
+    def reload(self, page: Any) -> None:
+        """Load a page again; what gradio says of the connections that this cuts is no fault."""
+        before = list(self.faults)
+        page.reload()
+        page.wait_for_timeout(500)
+        cut = ("AbortError", "Connection errored out", "ERR_ABORTED", "ERR_INCOMPLETE_CHUNKED", "network error")
+        self.faults[:] = before + [new for new in self.faults[len(before) :] if not any(word in new for word in cut)]
+
     def on(self, page: Any) -> None:
         """Listen to a page."""
         page.on("console", lambda message: message.type == "error" and self.faults.append(f"console: {message.text}"))

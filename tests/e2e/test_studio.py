@@ -76,7 +76,7 @@ def test_from_the_sample_to_an_exported_lora(studio, browser, watch):
     page.locator("#ls-start-training").click()
     page.locator("#ls-run-state").wait_for()
     page.locator(".ls-chart canvas").wait_for()
-    page.reload()
+    watch.reload(page)
     page.locator("#ls-run-state").wait_for()
     assert page.locator("#ls-step-training").get_attribute("aria-selected") == "true"
     page.locator("#ls-run-state", has_text="finished").wait_for(timeout=LONG)
@@ -164,12 +164,13 @@ def test_hostile_names_and_tags_stay_text(studio, browser, watch, tmp_path):
     gathering.gather(project, [folder])
     page = browser.new_page()
     watch.on(page)
-    for step in ("conception", "gathering", "curation", "tagging", "training", "testing"):
-        page.goto(f"{studio.url}?project={project.slug}&step={step}")
-        page.locator("h1", has_text="onerror").wait_for()
-        page.wait_for_timeout(700)
+    page.set_default_timeout(60_000)
+    page.goto(f"{studio.url}?project={project.slug}&step=conception")
+    page.locator("h1", has_text="onerror").wait_for()
+    for step in ("gathering", "curation", "training", "testing", "conception", "tagging"):
+        page.locator(f"#ls-step-{step}").click()
+        page.wait_for_timeout(1500)
         assert page.evaluate("window.hit") is None, step
-    page.goto(f"{studio.url}?project={project.slug}&step=tagging")
     page.locator(".ls-tag", has_text="onerror").wait_for()
     assert page.evaluate("window.hit") is None
     assert watch.faults == []

@@ -77,8 +77,8 @@ export function chipsEditor({ words, onChange }) {
     focus: () => field.input.focus(),
     show(caption, word) {
       const next = split(caption);
+      if (word === trigger && JSON.stringify(next) === JSON.stringify(tags) && box.childElementCount) return;
       trigger = word;
-      if (JSON.stringify(next) === JSON.stringify(tags) && box.childElementCount) return;
       tags = next;
       draw();
     },

@@ -65,10 +65,10 @@ part("curation", (root) => {
     const flagged = counts.flagged;
     fill(head, h("div.ls-segments", { role: "group", "aria-label": "Show" }, Object.entries(FILTERS).map(([name, [title]]) => h("button.ls-segment" + (name === filter ? ".current" : ""), { type: "button", "aria-pressed": String(name === filter), id: `ls-filter-${name}`, onclick: () => { filter = name; draw(); } }, title, h("span.count", null, number(counts[name]))))),
       h("div.ls-fill"), sizeButtons(grid),
-      button(flagged ? `Reject ${flagged} flagged` : "Nothing flagged", async () => {
+      flagged > 0 && button(`Reject ${flagged} flagged`, async () => {
         const answer = await editPictures("curation.auto", {});
         toast(`${plural(answer.rejected.length, "picture")} rejected`, { remedy: "They stay in the project and can come back.", action: { text: "Undo", run: undoLast } });
-      }, { disabled: !flagged, id: "ls-reject-flagged" }));
+      }, { id: "ls-reject-flagged" }));
   }
 
   function drawActions() {

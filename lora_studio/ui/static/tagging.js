@@ -127,7 +127,7 @@ part("tagging", (root) => {
 
   function drawFindings() {
     if (!info || !used().length || !info.findings.length) { fill(findings); return; }
-    fill(findings, h("h3", null, "What the captions lack"), info.findings.map((finding) => h("div", null,
+    fill(findings, h("h3", null, "About the captions"), info.findings.map((finding) => h("div", null,
       h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text, finding.images.length > 0 && h("button.ls-link", { type: "button", onclick: () => show(finding.images) }, "show"))), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy))));
   }
   function show(ids) { filter.clear(); const wanted = new Set(ids); grid.set(used().filter((one) => wanted.has(one.id))); drawHead(); drawList(); }
