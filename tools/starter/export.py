@@ -1,7 +1,7 @@
 """Writes the trained parts as a diffusers StableDiffusionPipeline folder, half precision.
 
-    python -m tools.starter.export              # averaged weights -> assets/starter/base
-    python -m tools.starter.export untrained    # random UNet -> work folder, for tests that only need the shapes
+python -m tools.starter.export              # averaged weights -> assets/starter/base
+python -m tools.starter.export untrained    # random UNet -> work folder, for tests that only need the shapes
 """
 
 import json

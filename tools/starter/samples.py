@@ -1,6 +1,6 @@
 """Writes assets/starter/samples: three small projects as a user would bring them, faults included.
 
-    python -m tools.starter.samples
+python -m tools.starter.samples
 """
 
 import random

@@ -1,6 +1,6 @@
 """Trains the autoencoder: 64 px -> 16 x 16 x 4 numbers and back.
 
-    python -m tools.starter.vae             # trains; then encodes the training images
+python -m tools.starter.vae             # trains; then encodes the training images
 """
 
 import os
