@@ -64,7 +64,7 @@ export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   const s = Math.round(seconds);
   if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 3600) return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")} min`;
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
@@ -83,11 +83,10 @@ export async function call(name, args = {}, { quiet = false } = {}) {
   let answer;
   try {
     answer = await server.call({ name, arguments: args });
-    offline(false);
-  } catch (error) {
-    offline(true);
-    throw new Failure({ message: "The studio does not answer.", remedy: "Start it again; nothing is lost." });
-  }
+  } catch { answer = null; }
+  const gone = !answer || !("value" in answer || "error" in answer); // gradio then answers nothing, or an error of its own
+  offline(gone);
+  if (gone) throw new Failure({ message: "The studio does not answer.", remedy: "Start it again; nothing is lost." });
   if (answer.error) {
     if (!quiet) toast(answer.error.message, { remedy: answer.error.remedy, level: "bad" });
     throw new Failure(answer.error);

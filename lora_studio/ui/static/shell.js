@@ -125,7 +125,7 @@ function stepButton(step, index, current, open) {
 function nextButton(found) {
   const next = found.find((step) => step.state === "next");
   const busy = found.find((step) => step.state === "busy");
-  if (next) {
+  if (next && !(busy && found.indexOf(busy) < found.indexOf(next))) {
     const run = () => (state.step === next.id ? window.dispatchEvent(new CustomEvent("ls:next", { detail: next.id })) : go(state.project, next.id));
     return button([h("span", null, "Next: ", next.action), icon("right", 13)], run, { kind: "primary", id: "ls-next" });
   }

@@ -59,7 +59,7 @@ part("training", (root) => {
       tile("Epoch", shown.epoch ? number(shown.epoch) : "–", epochs ? `${epochs} saved` : "none saved yet"),
       tile("Speed", rate ? (rate < 1 ? `${(1 / rate).toFixed(1)} it/s` : `${rate.toFixed(1)} s/it`) : "–", rate ? `${(rate * 1000).toFixed(0)} ms a step` : ""),
       tile(alive ? "Time left" : "Loss", alive ? duration(shown.eta) : (chart.smoothed || 0).toFixed(4), alive ? (shown.eta ? "at this speed" : "") : "smoothed"),
-      tile("Memory", alive ? bytes(shown.memory) : "–", alive ? "in use by the run" : "released"));
+      tile("Memory", alive ? bytes(shown.memory) : "–", alive ? "in use" : "released"));
   }
 
   function drawVerdict() {
@@ -93,7 +93,7 @@ part("training", (root) => {
     if (!body.contains(head)) fill(body, head, tiles, h("div.ls-panel", null, h("div.ls-panel-head", null, h("h3", null, "Loss"), phase, legend), chart.node), verdict, strip);
     chart.set({ points: merged.points, validation: merged.validation, total: shown.total, best: shown.verdict.best_step });
     if (!head.contains(document.activeElement) || document.activeElement.tagName !== "SELECT") drawHead();
-    phase.textContent = ENDED.includes(shown.state) ? "" : shown.phase;
+    phase.textContent = ENDED.includes(shown.state) || shown.step ? "" : shown.phase;
     fill(legend, h("i.accent"), "smoothed", h("i.faint"), "each step", merged.validation.length > 0 && [h("i.warn"), "validation, scale on the right"]);
     drawTiles(); drawVerdict(); drawStrip();
   }

@@ -39,7 +39,7 @@ SECTIONS = {
     "sample": "Sample pictures",
 }
 RECOMMENDED, OWN = "recommended", "own"
-FIRST = [("Recommended for this project", RECOMMENDED), ("Your own settings", OWN)]
+FIRST = [("Recommended", RECOMMENDED), ("Your own settings", OWN)]
 LISTENERS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
