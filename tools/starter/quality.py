@@ -25,8 +25,10 @@ LEVELS = (999, 800, 500)
 
 
 def swapped(attributes: Attributes, category: str, rng: random.Random) -> Attributes:
-    """The same picture's words with another tag of this category."""
+    """The same picture's words with another tag of this category; without it where there is no other."""
     tags = [tag for tag, of in vocabulary() if of == category and tag != attributes.get(category)]
+    if not tags:
+        return {of: tag for of, tag in attributes.items() if of != category}
     return {**attributes, category: rng.choice(tags)}
 
 
