@@ -6,6 +6,8 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", MKL_NUM_THREADS="1")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_ANALYTICS_ENABLED="False")
 os.environ.pop("LORA_STUDIO_PROJECTS", None)
+# The launcher keeps the working folder out of sys.path; the children that run the tests' own functions need it.
+os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import io
 import random
