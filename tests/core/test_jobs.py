@@ -75,7 +75,7 @@ def test_a_stop_ends_the_job_and_keeps_its_summary(tmp_path):
 
 def test_pause_holds_the_work_and_resume_lets_it_go_on(tmp_path):
     jobs = Jobs(tmp_path)
-    job = jobs.start(folder(tmp_path, "a"), TARGET + "count", {"to": 60, "pause": 0.01}, "Counting")
+    job = jobs.start(folder(tmp_path, "a"), TARGET + "count", {"to": 500, "pause": 0.01}, "Counting")
     until(lambda: job.events()[0])
     jobs.command(job.folder, "pause")
     until(lambda: jobs.get(job.folder).state == "paused")
@@ -83,7 +83,7 @@ def test_pause_holds_the_work_and_resume_lets_it_go_on(tmp_path):
     time.sleep(0.3)
     assert len(job.events()[0]) == held
     jobs.command(job.folder, "resume")
-    assert jobs.wait(job.folder, 20).summary == {"reached": 60}
+    assert jobs.wait(job.folder, 20).summary == {"reached": 500}
 
 
 @pytest.mark.parametrize(
