@@ -4,7 +4,7 @@ The two runs differ only in what is named here: `STARTER_RUN=gpu` picks the seco
 """
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,6 @@ class Config:
     device: str = "cpu"
     autocast: bool = False
     threads: int = 1
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 CPU = Config()
