@@ -81,7 +81,7 @@ def main() -> None:
     start()
     untrained = "untrained" in sys.argv[1:]
     folder = WORK / "placeholder/base" if untrained else ASSETS / "base"
-    weights = None if untrained else torch.load(WORK / "unet.pt", weights_only=False)["average"]
+    weights = None if untrained else torch.load(WORK / "unet.pt", weights_only=True)["average"]
     export(folder, weights)
     print(folder, "largest difference of text states", check(folder))
 

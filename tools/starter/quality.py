@@ -118,7 +118,7 @@ def main() -> None:
     """Both measures of the averaged weights."""
     start()
     parts = unet.load_parts()
-    state = torch.load(WORK / "unet.pt", weights_only=False)
+    state = torch.load(WORK / "unet.pt", weights_only=True)
     model = unet.build().eval()
     model.load_state_dict(state["average"])
     model.to(CONFIG.device)

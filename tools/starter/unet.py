@@ -143,7 +143,7 @@ def train(seconds: float) -> None:
     """The loop. Every two minutes a checkpoint, every five a sheet."""
     start()
     parts = load_parts()
-    cached = torch.load(WORK / "latents.pt")
+    cached = torch.load(WORK / "latents.pt", weights_only=True)
     scale = parts["vae"].config.scaling_factor
     every = [tags_of(attributes) for attributes in load("train")[1]]
     unet = build().to(CONFIG.device, memory_format=torch.channels_last).train()
@@ -153,7 +153,7 @@ def train(seconds: float) -> None:
     generator, rng = torch.Generator().manual_seed(CONFIG.seed), random.Random(CONFIG.seed + rank())
     step, began = 0, time.time()
     if (WORK / "unet.pt").exists():
-        state = torch.load(WORK / "unet.pt", weights_only=False)
+        state = torch.load(WORK / "unet.pt", weights_only=True)
         unet.load_state_dict(state["unet"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights, average.steps = state["average"], state["step"]
