@@ -34,7 +34,7 @@ def main() -> None:
     header = ["sample", *(f"{name} s" for name in steps), "in all s", "training steps", "peak MB of a job", "tags base",
               "tags LoRA", "learned", "bleed"]  # fmt: skip
     print(as_text(report), file=sys.stderr)
-    save("demo", {"machine": before, **report}, markdown(header, rows))
+    save("demo", {**report, "machine": before}, markdown(header, rows))
 
 
 def _share(value: float | None) -> str:
