@@ -115,8 +115,8 @@ class JobContext:
 
     def wait_while_paused(self) -> None:
         """Block until resume or stop. Other commands given meanwhile are kept for `commands`."""
-        _update(self.folder, state="paused")
         self.report(Paused())
+        _update(self.folder, state="paused")
         kept: list[str] = []
         while not self.should_stop():
             words = self.commands()
