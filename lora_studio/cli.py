@@ -5,13 +5,10 @@ Answers go to stdout, everything else to stderr: with `--json` stdout holds one 
 on success, 1 for an error, 2 for words that were not understood, 130 when stopped with Ctrl-C.
 """
 
-import contextlib
 import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +17,7 @@ import typer
 
 from lora_studio import __version__
 from lora_studio.core.errors import UserError
+from lora_studio.terminal import Bar, say, stop_flag, watch
 
 PORT = 7860
 Projects = Annotated[Path | None, typer.Option("--projects", metavar="DIR", help="Projects folder.")]
@@ -53,10 +51,10 @@ def main() -> int:
         return code if isinstance(code, int) else 0
     except Stopped as stop:
         _answer(stop.answer, as_json)
-        _say(str(stop))
+        say(str(stop))
         return 130
     except (KeyboardInterrupt, typer.Abort):
-        _say("Stopped.")
+        say("Stopped.")
         return 130
     except _Misunderstood as error:
         context = getattr(error, "ctx", None)
@@ -78,7 +76,7 @@ def _interrupt(number: int, frame: Any) -> None:
 def _fail(message: str, remedy: str, as_json: bool, code: int = 1) -> int:
     if as_json:
         print(json.dumps({"error": message, "remedy": remedy}, ensure_ascii=False))
-    _say(f"Error: {message}" + (f" {remedy}" if remedy else ""))
+    say(f"Error: {message}" + (f" {remedy}" if remedy else ""))
     return code
 
 
@@ -88,10 +86,6 @@ def _answer(data: dict[str, Any], as_json: bool, text: str = "") -> None:
         print(json.dumps(data, ensure_ascii=False, indent=1))
     elif text:
         print(text)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -114,99 +108,6 @@ def _root(projects: Path | None) -> Path:
     from lora_studio.core import paths
 
     return projects.expanduser().resolve() if projects else paths.default_projects()
-
-
-# --- the bar ----------------------------------------------------------------------------------------------------------
-
-
-class Bar:
-    """Progress on one line of stderr; silent where that is no terminal."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._begun = time.monotonic()
-        self._first = 0
-
-    def phase(self, text: str) -> None:
-        """A new part of the work begins."""
-        self._begun, self._first = time.monotonic(), 0
-        self._draw(text)
-
-    def update(self, done: int, total: int, text: str) -> None:
-        """`done` of `total` things."""
-        if done < self._first or not self._first:
-            self._begun, self._first = time.monotonic(), max(done, 1)
-        passed, made = time.monotonic() - self._begun, done - self._first
-        left = f"{passed / made * (total - done):.0f} s left" if made > 0 and passed > 1 and done < total else ""
-        filled = 24 * done // max(total, 1)
-        self._draw(f"{'█' * filled}{'░' * (24 - filled)} {done}/{total}  {text}  {left}")
-
-    def end(self) -> None:
-        """Clear the line."""
-        self._draw("", end="\r")
-
-    def _draw(self, text: str, end: str = "") -> None:
-        if self._shown:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            print("\r" + text[:width].ljust(width), end=end, file=sys.stderr, flush=True)
-
-
-def _show(event: dict[str, Any], bar: Bar) -> None:
-    """One event of a job on the bar; warnings and notes always as a line."""
-    match event["event"]:
-        case "Phase":
-            bar.phase(event["text"])
-        case "Progress":
-            bar.update(event["done"], event["total"], event["text"])
-        case "Step":
-            bar.update(event["step"], event["total"], f"epoch {event['epoch']}  loss {event['loss']:.4f}")
-        case "Note":
-            bar.end()
-            _say(event["text"])
-
-
-def watch(jobs: Any, job: Any, look: Callable[[Any], None] = lambda job: None) -> Any:
-    """Follow a job to its end. Ctrl-C asks it to stop, which keeps its work; a second one leaves it to itself.
-
-    `look` is called with the job about ten times a second. Raises UserError when the job failed.
-    """
-    bar, offset, asked = Bar(), 0, False
-    while True:
-        try:
-            events, offset = job.events(offset)
-            for event in events:
-                _show(event, bar)
-            job = jobs.get(job.folder)
-            look(job)
-            if job.state in ("done", "stopped", "failed", "interrupted"):
-                break
-            time.sleep(0.1)
-        except KeyboardInterrupt:
-            if asked:
-                raise
-            asked = True
-            bar.end()
-            _say("Stopping and keeping what is done. Ctrl-C again leaves at once.")
-            with contextlib.suppress(UserError):  # it has just ended by itself
-                jobs.command(job.folder, "stop")
-    bar.end()
-    if job.state in ("failed", "interrupted"):
-        raise UserError(job.error, job.remedy)
-    return job
-
-
-@contextlib.contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or a termination came; until the end of the block neither interrupts."""
-    came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda *what: came.append(what[0])) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _changes(words: list[str] | None) -> dict[str, str]:
@@ -272,18 +173,18 @@ def gather(
     from lora_studio.steps import gathering
 
     opened, bar = _open(projects, project), Bar()
-    with _stop_flag() as should_stop:
+    with stop_flag() as should_stop:
         result = gathering.gather(opened, sources, bar.update, should_stop)
     bar.end()
     data = {"added": result.added, "already": result.already, "refused": [asdict(one) for one in result.refused]}
     for one in result.refused:
-        _say(f"Refused {one.file}: {one.reason}")
+        say(f"Refused {one.file}: {one.reason}")
     text = f"{result.added} added, {result.already} there already, {len(result.refused)} refused."
     if result.stopped:
         raise Stopped(data, f"Stopped: {text} Run the same command again to go on.")
     _answer(data, as_json, text)
     if not result.added and not result.already:
-        _say("Error: no picture could be taken. Name a folder, a zip or files with pictures in them.")
+        say("Error: no picture could be taken. Name a folder, a zip or files with pictures in them.")
         raise typer.Exit(1)
 
 
@@ -358,7 +259,7 @@ def tag(
         raise Stopped({"written": 0, "skipped": 0, "failed": []}, "Stopped: no caption was changed.")
     result = tagging.apply(opened, job.folder, mode)
     for one in result["failed"]:
-        _say(f"Not tagged {one['file']}: {one['reason']}")
+        say(f"Not tagged {one['file']}: {one['reason']}")
     text = f"{result['written']} captions written, {result['skipped']} left alone, {len(result['failed'])} failed."
     _answer(result, as_json, text)
     if not result["written"] and not result["skipped"]:
@@ -389,9 +290,9 @@ def train(
         config = config.with_changes(_changes(set_))
         for check in training.checks(opened, config):
             if check.level == "warn":
-                _say(f"{check.text} {check.remedy}")
+                say(f"{check.text} {check.remedy}")
         if opened.used_images():
-            _say(training.step_plan(opened, config).sentence)
+            say(training.step_plan(opened, config).sentence)
         job = training.start(opened, jobs, config)
     job = watch(jobs, job)
     data = _run_answer(opened, jobs, job)
@@ -554,7 +455,7 @@ def detect(
     found = engine_detect.detect(file)
     _answer(asdict(found), as_json, found.detail)
     if found.problem:
-        _say(f"Error: {file.name}: {found.problem}")
+        say(f"Error: {file.name}: {found.problem}")
         raise typer.Exit(1)
 
 
@@ -570,7 +471,7 @@ def studio(
     """Open the studio in the browser (also: `serve`). A second start shows the studio that is open already."""
     root, address = _root(projects), f"http://127.0.0.1:{port}/"
     if _is_open(address, root):
-        _say(f"The studio is open already at {address}")
+        say(f"The studio is open already at {address}")
         if not no_browser:
             import webbrowser
 
@@ -606,5 +507,5 @@ def demo(
     """All six steps on the three sample projects, without a browser, and a short report."""
     from lora_studio import demo as showcase
 
-    report = showcase.run(projects.expanduser().resolve() if projects else None, only or [], quick, watch, _say)
+    report = showcase.run(projects.expanduser().resolve() if projects else None, only or [], quick, watch, say)
     _answer(report, as_json, showcase.as_text(report))
