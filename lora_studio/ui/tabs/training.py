@@ -56,7 +56,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         return training.view(studio.open(project), studio.jobs, run, since)
 
     def command(project: str, run: str, word: Literal["pause", "resume", "stop", "save", "sample"]) -> None:
-        studio.jobs.command(training.run_folder(studio.open(project), run), word)
+        studio.jobs.command(studio.open(project).job_folder("runs", run), word)
 
     def resume(project: str, run: str) -> str:
         return training.resume(studio.open(project), studio.jobs, run).id
