@@ -249,17 +249,24 @@ def checkpoint_path(project: Project, file: str) -> Path:
 
 
 def best_checkpoint(project: Project, jobs: Jobs) -> tuple[str, str]:
-    """The checkpoint to hand out and why: the newest test's recommendation, else the last one trained."""
+    """The checkpoint to hand out and why: the newest recommendation that no later test has taken back, else the last
+    one trained."""
+    verdicts, worthless = "no test has been made", set()
     for test in tests(project, jobs):
-        card = test.folder / "scorecard.json"
-        if card.exists():
-            choice = json.loads(card.read_text("utf-8")).get("recommendation") or {}
-            if choice.get("checkpoint"):
-                return choice["checkpoint"], f"recommended by {test.id}"
+        path = test.folder / "scorecard.json"
+        if not path.exists():
+            continue
+        card = json.loads(path.read_text("utf-8"))
+        choice = card["recommendation"]
+        if choice and choice["checkpoint"] not in worthless:
+            return choice["checkpoint"], f"recommended by {test.id}"
+        if not choice:
+            worthless |= {variant["checkpoint"] for variant in card["variants"]}
+            verdicts = "no test recommends one"
     files = training.checkpoints(project)
     if not files:
         raise UserError("There is nothing to export yet.", "Train first.")
-    return files[-1]["file"], "the last one trained (no test has been made)"
+    return files[-1]["file"], f"the last one trained ({verdicts})"
 
 
 def export(project: Project, checkpoint: str, out: Path | None = None, format: Format = "kohya") -> Path:

@@ -226,3 +226,28 @@ def test_the_page_says_when_the_validation_sees_only_trained_pictures(tmp_path, 
     verdict = training.view(project, Jobs(tmp_path), "curve-1")["verdict"]
     assert verdict["phase"] == "learning"
     assert any("learning by heart cannot be seen" in finding["text"] for finding in verdict["findings"]) is told
+
+
+def test_the_export_takes_no_checkpoint_that_a_later_test_found_worthless(tmp_path):
+    project, jobs = Project.create(tmp_path, Plan(name="Cards", trigger="zorbi")), Jobs(tmp_path)
+    files = [f"runs/cards-1/checkpoints/cards-1-00000{epoch}.safetensors" for epoch in (1, 2, 3)]
+    for age, file in enumerate(files):
+        (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / file).write_bytes(b"")
+        os.utime(project.folder / file, (1000 + age, 1000 + age))
+
+    def judged(name: str, created: float, tested: list[str], recommended: str | None) -> None:
+        folder = project.new_folder("tests", "test")
+        record = {"id": name, "title": "", "target": testing.TARGET, "project": "cards", "state": "done"}
+        (folder / "job.json").write_text(json.dumps({**record, "created": created}))
+        choice = {"checkpoint": recommended, "strength": 1.0} if recommended else None
+        card = {"recommendation": choice, "variants": [{"checkpoint": file} for file in tested]}
+        (folder / "scorecard.json").write_text(json.dumps(card))
+
+    assert testing.best_checkpoint(project, jobs) == (files[2], "the last one trained (no test has been made)")
+    judged("test-1", 1.0, files[:2], files[1])
+    assert testing.best_checkpoint(project, jobs) == (files[1], "recommended by test-1")
+    judged("test-2", 2.0, files[2:], None)
+    assert testing.best_checkpoint(project, jobs) == (files[1], "recommended by test-1")
+    judged("test-3", 3.0, files[:2], None)
+    assert testing.best_checkpoint(project, jobs) == (files[2], "the last one trained (no test recommends one)")
