@@ -27,6 +27,8 @@ Kind = Literal["character", "style", "concept"]
 KINDS: tuple[Kind, ...] = ("character", "style", "concept")
 EDITABLE = ("decision", "reason", "caption", "crop", "repeats")
 DECISIONS = ("new", "keep", "reject")
+JOB_WORDS = {"runs": "run", "tests": "test", "jobs": "job"}
+"""The folders of a project that hold jobs, and what one of them is called."""
 
 
 class Plan(Settings):
@@ -304,6 +306,16 @@ class Project:
                 return folder
             except FileExistsError:
                 number += 1
+
+    def job_folder(self, group: str, name: str) -> Path:
+        """Folder of one of the project's own runs, tests or jobs. Raises UserError for one that is not there."""
+        parent = self.folder / group
+        folder = inside(parent, name)
+        if group not in JOB_WORDS or folder.parent != parent.resolve() or not (folder / "job.json").is_file():
+            raise UserError(
+                f"There is no {JOB_WORDS.get(group, 'job')} {name[:60]} in {self.slug}.", "Choose one of the list."
+            )
+        return folder
 
     def trash(self) -> Path:
         """Move the whole project to the trash of the projects folder; returns where it lies now."""

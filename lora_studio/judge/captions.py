@@ -150,6 +150,7 @@ def _absorbed(tags: Mapping[int, list[str]], trigger: str, kind: str, varies: It
         "concept": "Prune those that say the concept in other words. Keep what merely happens to be in all pictures, "
         "and add pictures without it.",
     }[kind]
+    # `share` is what Tagging offers to prune
     evidence = {"tags": names, "share": {tag: round(share[tag], 2) for tag in names}}
     return Finding(
         "info", f"{listed} {have} on nearly all pictures and would share the trigger's meaning.", remedy, (), evidence

@@ -19,6 +19,9 @@ __all__ = [
 
 TARGETS: dict[str, tuple[int, int]] = {"character": (15, 50), "style": (50, 200), "concept": (20, 100)}
 """How many pictures are advised, from the guide's recipes."""
+STARTER_ENOUGH = 20
+"""So many teach the starter any kind: the sample projects have 24 good ones each, and their LoRAs learn from them
+(docs of the demo); 20 leaves room for a few that are rejected."""
 
 # Measured on the three sample projects (75 different pictures, 9 planted bad ones): a copy re-saved as JPEG or made
 # smaller differs by at most 2 bits and 5 levels; the closest two different pictures by 2 bits and 16 levels.

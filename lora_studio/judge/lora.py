@@ -23,6 +23,8 @@ BLEED_COST = 0.5
 FEW_LEARN, FEW_BLEED = 8, 4
 """Below these numbers of pictures a variant, chance alone moves the measures by 0.1 and more."""
 NO_CHANGE = 1e-4
+NOTHING_LEARNED = "Nothing was learned that can be told from chance: no checkpoint is worth handing out."
+LOW_STRENGTH = 0.8
 NOTED_TAG = 0.1
 STRONG_BLEED = 0.4
 LOST_VARIETY = 0.6
@@ -108,6 +110,7 @@ class Scorecard:
     base_attributes: float | None
     """Mean probability of the wanted tags with the bare base."""
     recommendation: Recommendation | None
+    """None when nothing can be ranked, and when no variant has surely learned anything."""
     findings: list[Finding]
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,6 +152,8 @@ def scorecard(shots: Sequence[Shot], references: NDArray[np.floating[Any]], want
     )
     recommendation = _recommend(variants, judged)
     findings = _findings(variants, judged, recommendation, scale)
+    if recommendation is None and any(variant.score.value is not None for variant in variants):
+        return Scorecard(NOTHING_LEARNED, variants, base_attributes, None, [_nothing_learned(variants), *findings])
     return Scorecard(_headline(variants, recommendation), variants, base_attributes, recommendation, findings)
 
 
@@ -209,6 +214,7 @@ class _Pairs:
         self.pull = None if room is None else self._gain(self.bleed, scale) / room
         self.attributes = self._wanted(self.learn, 0) if wanted else None
         self.learned = self._learned()
+        self.gained = self._gained()
         self.bled = np.array([_change(*pair, scale.apart) for pair in self.bleed])
         self.leak = self._wanted(self.bleed, 0) - self._wanted(self.bleed, 1) if wanted else None
 
@@ -222,6 +228,21 @@ class _Pairs:
     def _learned(self) -> Array | None:
         parts = [part for part in (self.closeness, self.attributes) if part is not None and len(part)]
         return np.clip(np.mean(parts, axis=0), 0, 1) if parts else None
+
+    def _gained(self) -> Array | None:
+        """What the LoRA added over the base, per pair and unclipped: where the base has much already, `learned` is
+        high without a LoRA that does anything."""
+        added = self._wanted(self.learn, 0) - self._wanted(self.learn, 1) if self.wanted else None
+        parts = [part for part in (self.closeness, added) if part is not None and len(part)]
+        return np.mean(parts, axis=0) if parts else None
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the whole interval of what was gained lies above the base."""
+        if self.gained is None or self.changed < NO_CHANGE:
+            return False
+        gained = _measure(self.gained)
+        return (gained.value if gained.low is None else gained.low) > 0  # type: ignore[operator]
 
     def resampled_score(self) -> Array | None:
         """(RESAMPLES,) scores over resampled pairs. The same seed everywhere, so that variants tested on the same
@@ -320,8 +341,13 @@ def _round(value: float | np.floating[Any]) -> float:
 
 
 def _recommend(variants: list[Variant], judged: dict[tuple[str, float], _Pairs]) -> Recommendation | None:
-    """The best score; variants whose difference to it, pair by pair, is not clearly above zero are named as ties."""
-    ranked = [variant for variant in variants if variant.score.value is not None]
+    """The best score of those that have learned something; variants whose difference to it, pair by pair, is not
+    clearly above zero are named as ties."""
+    ranked = [
+        variant
+        for variant in variants
+        if variant.score.value is not None and judged[variant.checkpoint, variant.strength].has_learned
+    ]
     if not ranked:
         return None
     best = max(ranked, key=lambda variant: (variant.score.value or 0.0, -variant.strength))
@@ -375,6 +401,18 @@ def _headline(variants: list[Variant], recommendation: Recommendation | None) ->
         else "with strong bleed"
     )
     return f"The subject is {how}, {side}."
+
+
+def _nothing_learned(variants: list[Variant]) -> Finding:
+    """The finding that goes with NOTHING_LEARNED, with the way out."""
+    most = max((variant.strength for variant in variants), default=0.0)
+    remedy = (
+        "Train longer or with a higher learning rate, check that every caption begins with the trigger, and that the "
+        "prompts of the test hold it."
+    )
+    if most < LOW_STRENGTH:
+        remedy = f"Test a higher strength first: {most:g} was the highest. If that shows nothing either: {remedy}"
+    return Finding("bad", NOTHING_LEARNED, remedy, (), {"variants": len(variants)})
 
 
 def _findings(

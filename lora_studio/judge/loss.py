@@ -6,7 +6,7 @@ validation loss is taken at fixed noise and is far quieter: where there is one, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,8 @@ DIVERGED_CHANGE = 1.0
 """A doubling."""
 RISING_SHARE = 0.1
 MIN_VALIDATIONS = 3
+FAIR_STRETCH, FAIR_CHECKS = 0.25, 2
+"""This share of the steps so far, and this many checks, without gain before it is said that no more is to come."""
 CLEAR = 5.0
 """Times the wobble of the validation loss from which a change counts."""
 
@@ -81,8 +83,16 @@ def smooth(losses: Sequence[float], span: int) -> Array:
     return np.array(result)
 
 
-def verdict(steps: Sequence[int], losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()) -> Verdict:
+def verdict(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    validation: Sequence[tuple[int, float]] = (),
+    *,
+    held_out: bool = True,
+) -> Verdict:
     """Judge a run so far. `steps` and `losses` are (N,) and belong together; `validation` is (step, loss) in order.
+    `held_out` says whether its pictures are kept from the training: on pictures that are trained on too, learning by
+    heart looks like learning, so it is then never claimed and the reader is told.
 
     Measured on synthetic curves with noise of 60 % of the loss (100 seeds each, 400 steps): a falling or flat curve is
     called rising, unstable or diverged in 0 or 1 of 100 cases; a doubling is found in 100, a rise by half in 96. A fall
@@ -104,7 +114,10 @@ def verdict(steps: Sequence[int], losses: Sequence[float], validation: Sequence[
     if diverged:
         return diverged
     spikes = _spikes(steps, values)
-    judged = _by_validation(values, steps, validation) if len(checks) >= MIN_VALIDATIONS else _by_training(values)
+    if len(checks) >= MIN_VALIDATIONS:
+        judged = _by_validation(values, steps, validation, held_out)
+    else:
+        judged = _by_training(values, validation, held_out)
     if spikes is None:
         return judged
     findings = [spikes, *judged.findings]
@@ -175,15 +188,23 @@ def _spikes(steps: Sequence[int], values: Array) -> Finding | None:
     return Finding("warn" if many else "info", text, remedy, (), {"count": len(found), "share": round(share, 4)})
 
 
-def _by_training(values: Array) -> Verdict:
+def _blind(validation: Sequence[tuple[int, float]], held_out: bool) -> Finding:
+    """Why learning by heart cannot be seen."""
+    if validation and not held_out:
+        text = "No pictures are held out: the validation loss is of pictures that are trained on, so learning by heart"
+        remedy = "Judge by the samples. With 40 pictures or more, hold a tenth out: run.validation_share = 0.1."
+        return Finding("info", f"{text} cannot be seen in it.", remedy)
+    missing = "There are too few validations yet" if validation else "There is no validation loss"
+    return Finding("info", f"{missing}, so learning by heart cannot be seen here: judge by the samples.")
+
+
+def _by_training(values: Array, validation: Sequence[tuple[int, float]], held_out: bool) -> Verdict:
     """Without validation: the last third against the first, the last quarter against the half before it."""
     third, quarter = len(values) // 3, len(values) // 4
     whole = trend(values[:third], values[-third:])
     late = trend(values[quarter:-quarter], values[-quarter:])
     evidence = {"change": round(whole.change, 3), "interval": [round(whole.low, 3), round(whole.high, 3)]}
-    note = Finding(
-        "info", "There is no validation loss, so learning by heart cannot be seen here: judge by the samples."
-    )
+    note = _blind(validation, held_out)
     percent = f"{abs(whole.change) * 100:.0f} %"
     if late.rises or (whole.rises and not late.falls):
         text = "The loss is rising: the training is getting worse."
@@ -210,7 +231,15 @@ def validation_noise(checks: Array) -> float:
     return max(0.001 * level, min(wobble, 0.004 * level) if len(checks) < 8 else wobble)
 
 
-def _by_validation(values: Array, steps: Sequence[int], validation: Sequence[tuple[int, float]]) -> Verdict:
+def _by_validation(
+    values: Array, steps: Sequence[int], validation: Sequence[tuple[int, float]], held_out: bool
+) -> Verdict:
+    """The verdict at fixed noise, with the word on what it cannot see."""
+    found = _validated(values, steps, validation, held_out)
+    return found if held_out else replace(found, findings=[*found.findings, _blind(validation, held_out)])
+
+
+def _validated(values: Array, steps: Sequence[int], validation: Sequence[tuple[int, float]], held_out: bool) -> Verdict:
     """At fixed noise: where it was lowest, whether it rises since, whether it still falls."""
     at = np.array([step for step, _ in validation])
     checks = np.array([loss for _, loss in validation], dtype=np.float64)
@@ -223,13 +252,18 @@ def _by_validation(values: Array, steps: Sequence[int], validation: Sequence[tup
         "noise": round(noise, 5),
     }  # fmt: skip
     if rise > max(CLEAR * noise, 0.1 * fall):
-        return _after_the_best(values, steps, int(at[best]), rise, fall, evidence)
+        return _after_the_best(values, steps, int(at[best]), rise, fall, evidence, held_out)
     # the earliest point that is as good as the best: what comes after it gains nothing
     settled = int(at[np.flatnonzero(checks <= checks[best] + 2 * noise)[0]])
     recent = max(2, len(checks) // 3)
     late_fall = float(checks[: -recent + 1][-1] - checks[-recent + 1 :].min())
     if fall > CLEAR * noise and late_fall > max(2 * noise, 0.05 * fall):
         text = f"It is learning: the validation loss still falls, by {_percent(fall, checks[0])} so far."
+        return Verdict("good", text, [Finding("good", text, "", (), evidence)], int(at[best]), "learning")
+    now = max(int(at[-1]), int(steps[-1]) if len(steps) else 0)
+    waited = now - settled >= FAIR_STRETCH * now and (at > settled).sum() >= FAIR_CHECKS
+    if fall > CLEAR * noise and not waited:
+        text = f"It is learning: the validation loss has fallen by {_percent(fall, checks[0])}, of late more slowly."
         return Verdict("good", text, [Finding("good", text, "", (), evidence)], int(at[best]), "learning")
     if fall > CLEAR * noise:
         text = f"It has learned what it can: no gain since about step {settled}. Stop, or take that checkpoint."
@@ -240,12 +274,17 @@ def _by_validation(values: Array, steps: Sequence[int], validation: Sequence[tup
 
 
 def _after_the_best(
-    values: Array, steps: Sequence[int], best: int, rise: float, fall: float, evidence: dict[str, Any]
+    values: Array, steps: Sequence[int], best: int, rise: float, fall: float, evidence: dict[str, Any], held_out: bool
 ) -> Verdict:
-    """The validation loss has risen since `best`: by heart when the training loss did not rise along with it."""
+    """The validation loss has risen since `best`: by heart when the training loss did not rise along with it, and
+    the validation's pictures are not among those that are trained on."""
     place = int(np.searchsorted(steps, best))
     before, after = values[max(0, place // 2) : place], values[place:]
     enough = len(before) >= 10 and len(after) >= 10
+    if not held_out:
+        text = f"The loss rises since step {best}, on pictures that are trained on: the training is getting worse."
+        remedy = f"Take the checkpoint near step {best}, and lower the learning rate."
+        return Verdict("warn", text, [Finding("warn", text, remedy, (), evidence)], best, "rising")
     if enough and trend(before, after).rises:
         text = f"The loss rises on all pictures since step {best}: the training is getting worse."
         remedy = f"Take the checkpoint near step {best}, and lower the learning rate."

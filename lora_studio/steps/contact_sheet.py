@@ -2,26 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
+
+from lora_studio.steps.grid import Cell
 
 CELL, GAP, LEFT, TOP = 160, 6, 250, 44
 INK, PAPER, FAINT = "#e6e8ee", "#14171f", "#8a93a6"
 
 
-class Placed(Protocol):
-    """What the sheet needs to know of a cell."""
-
-    checkpoint: str | None
-    strength: float
-    prompt: str
-    role: str
-    seed: int
-    file: str
-
-
-def contact_sheet(folder: Path, cells: Sequence[Placed], labels: Mapping[str, str]) -> Image.Image:
+def contact_sheet(folder: Path, cells: Sequence[Cell], labels: Mapping[str, str]) -> Image.Image:
     """Columns: base, then checkpoints x strengths; rows: prompts, first seed only. Missing pictures stay dark."""
     seed = cells[0].seed
     shown = [cell for cell in cells if cell.seed == seed]

@@ -116,16 +116,24 @@ def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:
     return result.to_dict()
 
 
+def enough(plan: Plan) -> int:
+    """From how many pictures on the next step is due: what the guide advises, or what teaches the starter."""
+    low = dataset.TARGETS[plan.kind][0]
+    return min(low, dataset.STARTER_ENOUGH) if plan.base == "starter" else low
+
+
 def meter(plan: Plan, count: int) -> dict[str, Any]:
-    """How the number of pictures stands against the guide's range for the kind, in words."""
+    """How the number of pictures stands against the guide's range for the kind, as advice in words."""
     low, high = dataset.TARGETS[plan.kind]
-    if count < low:
-        text = f"{count} pictures; {low - count} more to reach what a {plan.kind} usually needs ({low} to {high})."
+    if enough(plan) <= count < low:
+        text = f"{low} or more are usual for a {plan.kind} ({low} to {high}); {count} work with the starter."
+    elif count < low:
+        text = f"{low} or more are usual for a {plan.kind} ({low} to {high}). Fewer can work: good and different ones."
     elif count <= high:
         text = f"{count} pictures: right for a {plan.kind} ({low} to {high})."
     else:
         text = f"{count} pictures: more than a {plan.kind} usually needs ({low} to {high}). Keep the best."
-    return {"count": count, "low": low, "high": high, "missing": max(0, low - count), "text": text}
+    return {"count": count, "low": low, "high": high, "enough": enough(plan), "text": text}
 
 
 def _take(project: Project, candidate: Candidate, result: Gathered) -> None:

@@ -89,6 +89,14 @@ def remove_tags(project: Project, ids: Iterable[int], tags: Iterable[str]) -> in
     return _each(project, ids, f"Remove {', '.join(gone)}", lambda caption: captions.remove(caption, gone))
 
 
+def prune(project: Project, tag: str) -> int:
+    """Take a tag out of every caption, those of rejected pictures too, so that the trigger takes over what it says;
+    returns how many captions changed."""
+    tag = tag.strip()
+    everywhere = [image.id for image in project.images()]
+    return _each(project, everywhere, f"Prune {tag}", lambda caption: captions.remove(caption, [tag]))
+
+
 def replace_tag(project: Project, ids: Iterable[int], old: str, new: str) -> int:
     """Put `new` (one tag or several with commas) where `old` stands; returns how many captions changed."""
     fresh = captions.split(new)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from lora_studio.engine.convert import convert
 from lora_studio.judge import lora as judge_lora
 from lora_studio.steps import conception, training
 from lora_studio.steps.contact_sheet import contact_sheet
+from lora_studio.steps.grid import Cell, keep_cells, kept_cells
 
 TARGET = "lora_studio.steps.testing:job"
 Format = Literal["kohya", "diffusers"]
@@ -54,18 +54,6 @@ class TestConfig(Settings):
     """The method that turns noise into a picture."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One picture of the grid; `checkpoint` None is the base without LoRA."""
-
-    checkpoint: str | None
-    strength: float
-    prompt: str
-    role: str
-    seed: int
-    file: str
-
-
 def default_config(project: Project) -> TestConfig:
     """The last run's checkpoints (at most four, spread over it) with the plan's prompts."""
     plan, train = project.plan, training.current(project)
@@ -92,7 +80,7 @@ def _spread(items: list[str], most: int) -> list[str]:
 
 
 def cells(config: TestConfig) -> list[Cell]:
-    """Every picture of the grid, base first. A picture's file is named by all that makes it."""
+    """Every picture of a new grid, base first. A picture's file is named by all that makes it."""
     found = []
     columns = [(None, 0.0), *((file, strength) for file in config.checkpoints for strength in config.strengths)]
     prompts = [(text, "learn") for text in config.learn_prompts] + [(text, "bleed") for text in config.bleed_prompts]
@@ -124,13 +112,14 @@ def start(project: Project, jobs: Jobs, config: TestConfig) -> Job:
     for file in config.checkpoints:
         checkpoint_path(project, file)
     folder = project.new_folder("tests", "test")
+    keep_cells(folder, cells(config))
     data = {"root": str(project.root), "project": project.slug, "test": config.to_dict()}
     return jobs.start(folder, TARGET, data, f"Test {folder.name}", project.slug)
 
 
 def resume(project: Project, jobs: Jobs, test: str) -> Job:
     """Go on with a stopped or interrupted test; pictures already made are kept."""
-    job = jobs.get(test_folder(project, test))
+    job = jobs.get(project.job_folder("tests", test))
     config = {**job.config, "root": str(project.root), "project": project.slug}
     return jobs.start(job.folder, TARGET, config, job.title, project.slug)
 
@@ -139,7 +128,7 @@ def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """The job's entry: sample, embed and tag, judge; each part's results are files."""
     project = Project.open(Path(config["root"]), config["project"])
     test = TestConfig.load(config["test"])
-    grid = cells(test)
+    grid = _grid(context.folder, config)
     _sample(project, test, grid, context)
     if context.should_stop():
         return {"pictures": sum((context.folder / cell.file).exists() for cell in grid)}
@@ -204,12 +193,10 @@ def _judge(project: Project, grid: list[Cell], context: JobContext) -> dict[str,
     return judge_lora.scorecard(shots, np.asarray(references.embeddings), list(dict.fromkeys(wanted))).to_dict()
 
 
-def test_folder(project: Project, test: str) -> Path:
-    """Folder of a test. Raises UserError for one that is not there."""
-    folder = inside(project.folder / "tests", test)
-    if not (folder / "job.json").is_file():
-        raise UserError(f"There is no test {test} in {project.slug}.", "Choose one of the list.")
-    return folder
+def _grid(folder: Path, config: dict[str, Any]) -> list[Cell]:
+    """The grid that the test began with."""
+    kept = kept_cells(folder)
+    return cells(TestConfig.load(config["test"])) if kept is None else kept
 
 
 def tests(project: Project, jobs: Jobs) -> list[Job]:
@@ -220,8 +207,8 @@ def tests(project: Project, jobs: Jobs) -> list[Job]:
 def view(project: Project, jobs: Jobs, test: str) -> dict[str, Any]:
     """The grid and the verdict as the page shows them: `columns` (base first), `rows` (prompt, role, seed), and
     `cells[row][column]` with a file name relative to the test, None while it is not made."""
-    job = jobs.get(test_folder(project, test))
-    grid = cells(TestConfig.load(job.config["test"]))
+    job = jobs.get(project.job_folder("tests", test))
+    grid = _grid(job.folder, job.config)
     columns = list(dict.fromkeys((cell.checkpoint, cell.strength) for cell in grid))
     rows = list(dict.fromkeys((cell.prompt, cell.role, cell.seed) for cell in grid))
     made = {path.name for path in (job.folder / "images").glob("*.png")}
@@ -262,17 +249,24 @@ def checkpoint_path(project: Project, file: str) -> Path:
 
 
 def best_checkpoint(project: Project, jobs: Jobs) -> tuple[str, str]:
-    """The checkpoint to hand out and why: the newest test's recommendation, else the last one trained."""
+    """The checkpoint to hand out and why: the newest recommendation that no later test has taken back, else the last
+    one trained."""
+    verdicts, worthless = "no test has been made", set()
     for test in tests(project, jobs):
-        card = test.folder / "scorecard.json"
-        if card.exists():
-            choice = json.loads(card.read_text("utf-8")).get("recommendation") or {}
-            if choice.get("checkpoint"):
-                return choice["checkpoint"], f"recommended by {test.id}"
+        path = test.folder / "scorecard.json"
+        if not path.exists():
+            continue
+        card = json.loads(path.read_text("utf-8"))
+        choice = card["recommendation"]
+        if choice and choice["checkpoint"] not in worthless:
+            return choice["checkpoint"], f"recommended by {test.id}"
+        if not choice:
+            worthless |= {variant["checkpoint"] for variant in card["variants"]}
+            verdicts = "no test recommends one"
     files = training.checkpoints(project)
     if not files:
         raise UserError("There is nothing to export yet.", "Train first.")
-    return files[-1]["file"], "the last one trained (no test has been made)"
+    return files[-1]["file"], f"the last one trained ({verdicts})"
 
 
 def export(project: Project, checkpoint: str, out: Path | None = None, format: Format = "kohya") -> Path:

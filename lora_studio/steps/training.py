@@ -12,7 +12,7 @@ import tomli_w
 
 from lora_studio.core import paths, presets
 from lora_studio.core.errors import UserError
-from lora_studio.core.files import inside, write_text
+from lora_studio.core.files import write_text
 from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.project import Project
 from lora_studio.engine.buckets import StepPlan, steps_for
@@ -119,7 +119,7 @@ def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
 
 def resume(project: Project, jobs: Jobs, run: str) -> Job:
     """Go on with a stopped, failed or interrupted run from its newest whole state."""
-    folder = run_folder(project, run)
+    folder = project.job_folder("runs", run)
     job = jobs.get(folder)
     if job.state == "done":
         raise UserError(f"{run} has reached its end.", "Start a new run, with more epochs if you want more.")
@@ -152,14 +152,6 @@ def snapshot(project: Project) -> dict[str, Any]:
             for image in project.used_images()
         ]
     }
-
-
-def run_folder(project: Project, run: str) -> Path:
-    """Folder of a run. Raises UserError for one that is not there."""
-    folder = inside(project.folder / "runs", run)
-    if not (folder / "job.json").is_file():
-        raise UserError(f"There is no run {run} in {project.slug}.", "Choose one of the list.")
-    return folder
 
 
 def runs(project: Project, jobs: Jobs) -> list[Job]:
@@ -195,7 +187,7 @@ def checkpoint_label(file: str) -> str:
 def view(project: Project, jobs: Jobs, run: str, since: int = 0) -> dict[str, Any]:
     """Everything the page shows of a run. `events` since the given offset are folded into points and lists;
     with `since=0` all of it. The verdict is over the whole run."""
-    job = jobs.get(run_folder(project, run))
+    job = jobs.get(project.job_folder("runs", run))
     events, offset = job.events(since)
     every = events if since == 0 else job.events()[0]
     shown = _fold(events)
@@ -214,7 +206,7 @@ def view(project: Project, jobs: Jobs, run: str, since: int = 0) -> dict[str, An
         "loss": last["loss"] if last else None,
         "phase": next((event["text"] for event in reversed(every) if event["event"] in ("Phase", "Progress")), ""),
         "memory": _memory(job),
-        "verdict": verdict(whole),
+        "verdict": verdict(whole, holds_out(job)),
     }
     recent = [event["seconds"] for event in every[-200:] if event["event"] == "Step"]
     shown["seconds_per_step"] = sum(recent) / len(recent) if recent else None
@@ -223,11 +215,18 @@ def view(project: Project, jobs: Jobs, run: str, since: int = 0) -> dict[str, An
     return shown
 
 
-def verdict(folded: dict[str, Any]) -> dict[str, Any]:
+def holds_out(job: Job) -> bool:
+    """Whether the run keeps pictures from the training to validate on."""
+    share = job.config["settings"]["run"]["validation_share"]
+    return share > 0 and len(json.loads((job.folder / "dataset.json").read_text("utf-8"))["images"]) > 1
+
+
+def verdict(folded: dict[str, Any], held_out: bool) -> dict[str, Any]:
     """The judge's words on a run, from folded events."""
     steps = [point[0] for point in folded["points"]]
     losses = [point[1] for point in folded["points"]]
-    return asdict(judge_loss.verdict(steps, losses, [tuple(point) for point in folded["validation"]]))
+    validation = [tuple(point) for point in folded["validation"]]
+    return asdict(judge_loss.verdict(steps, losses, validation, held_out=held_out))
 
 
 def _fold(events: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Handlers of the frame around the six tabs: the sidebar, the step bar, undo."""
 
-from pathlib import Path
 from typing import Any
 
-from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Job
 from lora_studio.core.project import Project
 from lora_studio.ui.studio import Studio, step_of
@@ -38,7 +36,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         return {"name": name, "path": str(found.trash())}
 
     def command(project: str, group: str, job: str, word: str) -> None:
-        studio.jobs.command(job_folder(studio, project, group, job), word)
+        studio.jobs.command(studio.open(project).job_folder(group, job), word)
 
     return {
         "overview": overview,
@@ -47,14 +45,6 @@ def functions(studio: Studio) -> dict[str, Any]:
         "project.trash": trash,
         "job.command": command,
     }
-
-
-def job_folder(studio: Studio, project: str, group: str, job: str) -> Path:
-    """Folder of one of a project's jobs. Raises UserError for a job that is not its own."""
-    for found in studio.jobs.all(studio.open(project).slug):
-        if found.folder.parent.name == group and found.id == job:
-            return found.folder
-    raise UserError(f"There is no job {job[:60]} in {project}.", "Reload the page.")
 
 
 def _line(studio: Studio, project: Project, busy: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Facts:
     pictures: int = 0
     rejected: int = 0
     wanted: int = 15
-    """The least number of pictures that the kind usually needs."""
+    """From how many pictures on the step counts as done: advice, for what was trained on was enough to begin with."""
     undecided: int = 0
     """Pictures that were flagged and neither kept nor rejected."""
     curated: bool = False
@@ -55,14 +55,13 @@ def steps_state(facts: Facts) -> list[StepState]:
     """The six steps in order. A step is done by what exists, never by having been visited."""
     f, busy = facts, dict(facts.busy)
     empty = f.pictures == 0
-    missing = f.wanted - f.pictures
     rows = {
         "conception": (bool(f.trigger), "trigger word missing", f.trigger, "Choose a trigger word"),
         "gathering": (
-            missing <= 0,
-            f"{pictures(missing)} to go",
+            f.pictures >= f.wanted or f.checkpoints > 0,
+            f"{f.wanted} or more" if empty else f"{f.pictures} of {f.wanted} or more",
             pictures(f.pictures),
-            "Gather pictures" if empty else f"Gather {missing} more",
+            "Gather pictures" if empty else "Gather more pictures",
         ),
         "curation": (
             not empty and f.undecided == 0 and f.curated,

@@ -9,7 +9,7 @@ from lora_studio.core.jobs import ENDED, Job, Jobs
 from lora_studio.core.machine import machine
 from lora_studio.core.project import Image, Project
 from lora_studio.judge import dataset
-from lora_studio.steps import curation, tagging
+from lora_studio.steps import curation, gathering, tagging
 from lora_studio.ui.states import Facts, StepState, steps_state
 from lora_studio.ui.uploads import Uploads
 
@@ -95,7 +95,7 @@ class Studio:
             trigger=plan.trigger,
             pictures=len(used),
             rejected=len(images) - len(used),
-            wanted=dataset.TARGETS[plan.kind][0],
+            wanted=gathering.enough(plan),
             undecided=len(undecided),
             curated=any(image.decision != "new" for image in images) or (bool(used) and not undecided),
             untagged=len(used) - tagging.captioned(used),

@@ -83,7 +83,9 @@ def test_a_lora_without_effect_is_said_so():
     base = shots({})
     same = [Shot("dead", 1.0, one.prompt, one.role, one.seed, one.embedding, one.tags) for one in base]
     card = scorecard([*base, *same], references(), ["green hair"])
-    assert card.findings[0].level == "bad" and "no effect" in card.findings[0].text
+    assert card.recommendation is None and "no checkpoint is worth" in card.headline
+    assert card.findings[0].text == card.headline and card.findings[0].remedy
+    assert card.findings[1].level == "bad" and "no effect" in card.findings[1].text
     assert card.variants[0].bleed.value == 0 and card.variants[0].closeness.value == 0
     assert not any("no effect" in finding.text for finding in judged({("a", 1.0): (0.5, 0.1)}).findings)
 
@@ -163,3 +165,26 @@ def test_the_card_can_be_written_as_json():
     data = json.loads(json.dumps(judged({("a", 1.0): (0.6, 0.1)}, bleed_prompts=0).to_dict()))
     assert data["recommendation"]["checkpoint"] == "a" and data["variants"][0]["bleed"]["value"] is None
     assert data["variants"][0]["tags"]["green hair"] == [0.05, 0.56]
+
+
+def test_what_the_base_draws_already_is_not_called_learned():
+    """The base is half sure of the wanted tags by itself, so `learned` is high with pictures that gain nothing."""
+    made = shots({("idle", 1.0): (0.0, 0.0)}, prompts=6)
+    for one in made:
+        one.tags["green hair"] = one.tags["twintails"] = 0.5
+    card = scorecard(made, references(), ["green hair", "twintails"])
+    assert card.variants[0].learned.low > 0.1
+    assert card.recommendation is None and card.findings[0].level == "bad"
+
+
+def test_a_variant_without_effect_never_wins_over_one_that_learned_with_bleed():
+    card = judged({("idle", 1.0): (0.0, 0.0), ("strong", 1.0): (0.15, 0.9)})
+    idle, strong = card.variants
+    assert idle.score.value > strong.score.value, "the case: by score alone the idle one would win"
+    assert card.recommendation.checkpoint == "strong"
+
+
+@pytest.mark.parametrize(("strength", "asked"), [(0.4, True), (1.0, False)])
+def test_nothing_at_a_low_strength_asks_for_a_higher_one(strength, asked):
+    card = judged({("a", strength): (0.0, 0.0)})
+    assert card.recommendation is None and ("higher strength" in card.findings[0].remedy) is asked

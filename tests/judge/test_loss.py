@@ -122,3 +122,39 @@ def test_smoothing_keeps_a_constant_and_follows_a_step():
     assert np.allclose(smooth([2.0] * 20, 5), 2)
     followed = smooth([0.0] * 50 + [1.0] * 50, 10)
     assert followed[49] == 0 and 0.85 < followed[60] < 1 and followed[-1] > 0.99
+
+
+def test_without_held_out_pictures_nothing_is_called_learning_by_heart_and_the_reader_is_told():
+    for seed in SEEDS:
+        blind = verdict(STEPS, losses("falls", seed), checks("turns", seed), held_out=False)
+        assert blind.phase != "overfitting" and "by heart" not in blind.headline
+        (told,) = [finding for finding in blind.findings if "by heart" in finding.text]
+        assert told.level == "info" and "trained on" in told.text and "validation_share" in told.remedy
+        seen = verdict(STEPS, losses("falls", seed), checks("turns", seed))
+        assert not any("trained on" in finding.text for finding in seen.findings)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_too_few_checks_say_why_learning_by_heart_is_not_seen(held_out):
+    found = verdict(STEPS, losses("falls fast", 0), checks("falls", 0)[:2], held_out=held_out)
+    told = " ".join(finding.text for finding in found.findings)
+    assert ("too few" in told) is held_out and ("trained on" in told) is not held_out
+
+
+def settled(step, last, every=10):
+    """Checks that fall until `step` and stay there until `last`."""
+    return [(at, 0.6 - 0.1 * min(at, step) / step) for at in range(every, last + 1, every)]
+
+
+@pytest.mark.parametrize(
+    ("step", "last", "phase"),
+    [(150, 150, "learning"), (150, 160, "learning"), (150, 190, "learning"), (150, 210, "plateau")],
+)
+def test_no_gain_is_said_only_after_a_fair_stretch_without_one(step, last, phase):
+    found = verdict(range(1, last + 1), losses("falls", 0, count=last), settled(step, last))
+    assert found.phase == phase and ("no gain" in found.headline) is (phase == "plateau")
+
+
+def test_one_late_check_is_no_fair_stretch_however_long():
+    points = [*settled(150, 150), (400, 0.5)]
+    assert verdict(range(1, 401), losses("falls", 0, count=400), points).phase == "learning"

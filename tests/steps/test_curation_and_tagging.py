@@ -78,6 +78,31 @@ def test_bulk_edits_change_only_their_pictures_and_are_one_undo(project):
     assert tagging.remove_tags(project, [4], ["smile", "red hat"]) == 1 and captions(project)[3] == ""
 
 
+def test_a_pruned_tag_leaves_every_caption_and_comes_back_with_one_undo(project):
+    for image in project.images():
+        tagging.set_caption(project, image.id, "zorbi, Green Hair, smile" if image.id < 4 else "zorbi, smile")
+    curation.reject(project, [1])
+    before = captions(project)
+    assert tagging.prune(project, "green hair ") == 3
+    assert captions(project) == ["zorbi, smile"] * 4 and project.undo_label() == "Prune green hair"
+    project.undo()
+    assert captions(project) == before
+
+
+def test_what_the_judge_offers_to_prune_no_longer_competes_once_it_is_pruned(project):
+    for colour in ("navy", "olive", "teal", "maroon"):
+        add(project, colour)
+    for image in project.images():
+        tagging.set_caption(project, image.id, f"zorbi, green hair, thing {image.id}")
+
+    def offered() -> list[str]:
+        return [tag for finding in tagging.findings(project) for tag in finding.evidence.get("share", {})]
+
+    assert offered() == ["green hair"]
+    tagging.prune(project, offered()[0])
+    assert offered() == []
+
+
 def test_counts_leave_out_the_rejected(project):
     for image in project.images():
         tagging.set_caption(project, image.id, "smile" if image.id % 2 else "smile, hat")

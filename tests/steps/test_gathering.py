@@ -10,7 +10,8 @@ from PIL import Image
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Jobs, run_inline
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import gathering
+from lora_studio.judge import dataset
+from lora_studio.steps import conception, gathering
 
 
 def picture(seed: int, size=(48, 40)) -> bytes:
@@ -117,7 +118,27 @@ def test_a_job_in_the_background_imports_too(project, pile):
     assert job.state == "done" and len(project.images()) == 4
 
 
-@pytest.mark.parametrize(("count", "missing"), [(3, 12), (20, 0), (80, 0)])
-def test_the_meter_counts_against_the_kinds_range(count, missing):
-    meter = gathering.meter(Plan(name="x", kind="character"), count)
-    assert (meter["low"], meter["high"], meter["missing"]) == (15, 50, missing) and str(count) in meter["text"]
+@pytest.mark.parametrize(
+    ("kind", "base", "count", "enough", "said"),
+    [
+        ("style", "starter", 24, True, "24 work with the starter"),
+        ("style", "starter", 12, False, "50 or more are usual"),
+        ("style", "/models/sd15", 24, False, "Fewer can work"),
+        ("character", "starter", 15, True, "right for a character"),
+        ("character", "starter", 14, False, "15 or more are usual"),
+        ("concept", "/models/sd15", 101, True, "Keep the best"),
+    ],
+)
+def test_the_meter_advises_and_always_names_the_guides_range(kind, base, count, enough, said):
+    meter = gathering.meter(Plan(name="x", kind=kind, base=base), count)
+    low, high = dataset.TARGETS[kind]
+    assert said in meter["text"] and f"{low} to {high}" in meter["text"]
+    assert (meter["low"], meter["high"]) == (low, high) and (count >= meter["enough"]) is enough
+
+
+@pytest.mark.parametrize("kind", ["character", "style", "concept"])
+def test_a_samples_good_pictures_are_enough(kind):
+    """Those that are no planted bad ones: the first step never asks for more than the sample has."""
+    found = conception.sample(kind)
+    good = [path for path in found.pictures.glob("*.png") if path.stem.rpartition("_")[2].isdecimal()]
+    assert len(good) >= gathering.enough(found.plan)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from safetensors import safe_open
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Jobs
+from lora_studio.core.progress import Step, Validation
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
 from lora_studio.steps import curation, gathering, tagging, testing, training
+from lora_studio.steps.grid import keep_cells, kept_cells
 from tests.conftest import draw_picture
 from tests.tiny import make_base
 
@@ -163,3 +166,88 @@ def test_cells_are_named_by_all_that_makes_them():
     files = {cell.file for cell in testing.cells(config)}
     for change in ({"num_steps": 21}, {"guidance": 4.0}, {"size": 72}, {"seeds": [2]}, {"sampler": "euler"}):
         assert not files & {cell.file for cell in testing.cells(config.with_changes(change))}
+
+
+def test_a_grid_shows_the_pictures_it_made_whatever_they_would_be_named_today(project):
+    """A made test whose files have names of another program; one without a kept grid falls back to the formula."""
+    jobs = Jobs(project.root)
+    test = testing.TestConfig(checkpoints=("runs/a/checkpoints/a-000001.safetensors",), learn_prompts=("zorbi",))
+    record = {"id": "test-1", "title": "Test", "target": testing.TARGET, "project": project.slug, "state": "done"}
+    for name, kept in (("test-1", True), ("test-2", False)):
+        folder = project.new_folder("tests", "test")
+        grid = [replace(cell, file=f"images/old {place}.png") for place, cell in enumerate(testing.cells(test))]
+        if kept:
+            keep_cells(folder, grid)
+        (folder / "images").mkdir()
+        for cell in grid if kept else testing.cells(test):
+            (folder / cell.file).write_bytes(draw_picture(1))
+        (folder / "job.json").write_text(json.dumps({**record, "id": name, "created": 1.0}))
+        (folder / "config.json").write_text(json.dumps({"test": test.to_dict()}))
+        shown = [cell for row in testing.view(project, jobs, name)["cells"] for cell in row]
+        assert len(shown) == 4 and all(shown) and all("old" in cell for cell in shown) is kept
+
+
+def test_a_test_keeps_its_grid_from_the_start(project, config, tmp_path):
+    file = project.folder / "runs" / "zorbi-1" / "checkpoints" / "zorbi-1-000001.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no LoRA: the job may fail, the grid stays")
+    jobs = Jobs(project.root)
+    test = testing.TestConfig(checkpoints=(file.relative_to(project.folder).as_posix(),), learn_prompts=("zorbi",))
+    job = testing.start(project, jobs, test)
+    assert kept_cells(job.folder) == testing.cells(test)
+    jobs.wait(job.folder, 120)
+
+
+@pytest.mark.parametrize(("group", "name"), [("runs", "../../x"), ("runs", "none"), ("originals", ""), ("tests", ".")])
+def test_a_job_that_is_not_the_projects_own_is_refused(project, group, name):
+    with pytest.raises(UserError):
+        project.job_folder(group, name)
+
+
+@pytest.mark.parametrize(("share", "pictures", "told"), [(0.0, 5, True), (0.4, 5, False), (0.4, 1, True)])
+def test_the_page_says_when_the_validation_sees_only_trained_pictures(tmp_path, share, pictures, told):
+    project = Project.create(tmp_path, Plan(name="Curve", trigger="zorbi"))
+    folder = project.new_folder("runs", "curve")
+    record = {
+        "id": "curve-1",
+        "title": "",
+        "target": training.TARGET,
+        "project": "curve",
+        "state": "done",
+        "created": 1.0,
+    }
+    config = TrainConfig().with_changes({"run.validation_share": share})
+    events = [Step(step, 60, 1, 0.5, {"unet": 1e-4}, 0.1, 0.0) for step in range(1, 61)]
+    events += [Validation(step, 0.5 - step / 1000) for step in range(10, 61, 10)]
+    (folder / "job.json").write_text(json.dumps({**record, "created": 1.0}))
+    (folder / "config.json").write_text(json.dumps({"settings": config.to_dict()}))
+    (folder / "dataset.json").write_text(json.dumps({"images": [{"id": number} for number in range(pictures)]}))
+    (folder / "events.jsonl").write_text("".join(event.to_json() + "\n" for event in events))
+    verdict = training.view(project, Jobs(tmp_path), "curve-1")["verdict"]
+    assert verdict["phase"] == "learning"
+    assert any("learning by heart cannot be seen" in finding["text"] for finding in verdict["findings"]) is told
+
+
+def test_the_export_takes_no_checkpoint_that_a_later_test_found_worthless(tmp_path):
+    project, jobs = Project.create(tmp_path, Plan(name="Cards", trigger="zorbi")), Jobs(tmp_path)
+    files = [f"runs/cards-1/checkpoints/cards-1-00000{epoch}.safetensors" for epoch in (1, 2, 3)]
+    for age, file in enumerate(files):
+        (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / file).write_bytes(b"")
+        os.utime(project.folder / file, (1000 + age, 1000 + age))
+
+    def judged(name: str, created: float, tested: list[str], recommended: str | None) -> None:
+        folder = project.new_folder("tests", "test")
+        record = {"id": name, "title": "", "target": testing.TARGET, "project": "cards", "state": "done"}
+        (folder / "job.json").write_text(json.dumps({**record, "created": created}))
+        choice = {"checkpoint": recommended, "strength": 1.0} if recommended else None
+        card = {"recommendation": choice, "variants": [{"checkpoint": file} for file in tested]}
+        (folder / "scorecard.json").write_text(json.dumps(card))
+
+    assert testing.best_checkpoint(project, jobs) == (files[2], "the last one trained (no test has been made)")
+    judged("test-1", 1.0, files[:2], files[1])
+    assert testing.best_checkpoint(project, jobs) == (files[1], "recommended by test-1")
+    judged("test-2", 2.0, files[2:], None)
+    assert testing.best_checkpoint(project, jobs) == (files[1], "recommended by test-1")
+    judged("test-3", 3.0, files[:2], None)
+    assert testing.best_checkpoint(project, jobs) == (files[2], "the last one trained (no test recommends one)")

@@ -23,7 +23,7 @@ def test_a_new_project_asks_for_pictures_and_says_how_many():
     steps = by_id(Facts(trigger="zorbi", wanted=15))
     assert steps["conception"].state == "done"
     assert steps["gathering"].state == "next"
-    assert steps["gathering"].text == "15 pictures to go"
+    assert steps["gathering"].text == "15 or more"
     assert steps["training"].state == "open"
 
 
@@ -31,7 +31,7 @@ def test_a_new_project_asks_for_pictures_and_says_how_many():
     ("change", "step", "text", "action"),
     [
         ({"trigger": ""}, "conception", "trigger word missing", "Choose a trigger word"),
-        ({"pictures": 14}, "gathering", "1 picture to go", "Gather 1 more"),
+        ({"pictures": 14, "checkpoints": 0}, "gathering", "14 of 15 or more", "Gather more pictures"),
         ({"undecided": 3}, "curation", "3 flagged", "Decide on 3 flagged"),
         ({"curated": False}, "curation", "look through once", "Look through the pictures"),
         ({"untagged": 5}, "tagging", "5 without tags", "Tag 5 pictures"),
@@ -52,3 +52,7 @@ def test_only_one_step_is_next():
 def test_a_running_job_is_shown_on_its_step():
     step = by_id(replace(READY, busy=(("training", "34 %"),)))["training"]
     assert (step.state, step.text) == ("busy", "34 %")
+
+
+def test_few_pictures_are_no_reproach_once_they_were_trained_on():
+    assert by_id(replace(READY, pictures=6))["gathering"].state == "done"

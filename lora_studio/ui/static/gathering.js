@@ -96,10 +96,10 @@ part("gathering", (root) => {
   fill(root, files, folder, h("div.ls-panes", null, h("div.ls-pane", null, head, grid.node), side), h("div.ls-drop-veil", null, icon("drop", 40), h("div", null, "Drop to add")));
 
   function meter() {
-    const { count, low, high, text } = info.meter;
+    const { count, low, high, enough, text } = info.meter;
     const most = Math.max(high * 1.15, count);
-    const level = count < low ? "" : count <= high ? ".good" : ".warn";
-    return h("section", null, h("div.ls-meter-head", null, h("span.ls-big", null, number(count)), h("span.ls-muted", null, `of ${low} to ${high}`)),
+    const level = count < enough ? "" : count <= high ? ".good" : ".warn";
+    return h("section", null, h("div.ls-meter-head", null, h("span.ls-big", null, number(count)), h("span.ls-muted", null, `pictures; ${low} to ${high} are usual`)),
       h("div.ls-meter", { role: "meter", "aria-valuenow": String(count), "aria-valuemin": "0", "aria-valuemax": String(high), "aria-label": "Pictures gathered" },
         h("span.ls-meter-range", { style: `left:${(100 * low) / most}%;width:${(100 * (high - low)) / most}%` }),
         h("span.ls-meter-fill" + level, { style: `width:${(100 * count) / most}%` })),

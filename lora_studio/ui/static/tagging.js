@@ -55,7 +55,7 @@ part("tagging", (root) => {
     const bare = used().filter((one) => !one.caption).length;
     const running = info && info.job && !ENDED.includes(info.job.state);
     fill(head, button(bare === used().length || !bare ? "Auto-tag" : `Auto-tag ${bare} left`, startTagger, { kind: bare ? "primary" : "", disabled: !used().length || running, id: "ls-auto-tag" }),
-      info && info.trigger && button("Trigger first", async () => { const answer = await editPictures("tagging.trigger_first", { ids: scope() }); toast(answer.count ? `${info.trigger} leads ${plural(answer.count, "caption")} now` : "It leads every caption already"); }, { disabled: !used().length, title: `Put ${info.trigger} in front of the captions of ${scopeText()}` }),
+      info && info.trigger && button("Trigger first", async () => { const answer = await editPictures("tagging.trigger_first", { ids: scope() }); toast(answer.count ? `${info.trigger} leads ${plural(answer.count, "caption")} now` : "It leads every caption already", { action: answer.count ? { text: "Undo", run: undoLast } : null }); }, { disabled: !used().length, title: `Put ${info.trigger} in front of the captions of ${scopeText()}` }),
       [...filter].map(([tag, yes]) => h("button.ls-filter", { type: "button", title: "Remove this filter", onclick: () => { filter.delete(tag); draw(); } }, yes ? "" : "not ", tag || "no tags", icon("close", 9))),
       h("div.ls-fill"), h("span.ls-muted", null, filter.size ? `${grid.rows.length} of ${used().length}` : plural(used().length, "picture")), sizeButtons(grid));
   }
@@ -128,7 +128,17 @@ part("tagging", (root) => {
   function drawFindings() {
     if (!info || !used().length || !info.findings.length) { fill(findings); return; }
     fill(findings, h("h3", null, "About the captions"), info.findings.map((finding) => h("div", null,
-      h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text, finding.images.length > 0 && h("button.ls-link", { type: "button", onclick: () => show(finding.images) }, "show"))), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy))));
+      h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text, finding.images.length > 0 && h("button.ls-link", { type: "button", onclick: () => show(finding.images) }, "show"))), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy), pruning(finding.evidence.share))));
+  }
+
+  /** A button for each tag that stands on nearly all pictures: takes it out of every caption, and can be undone. */
+  function pruning(share) {
+    if (!share) return null;
+    return h("div.ls-prune", { role: "group", "aria-label": "Prune from all captions" }, Object.entries(share).slice(0, 12).map(([tag, part]) =>
+      button([h("span.ls-ellipsis", null, tag), h("span.ls-faint", null, `${Math.round(100 * part)} %`), icon("close", 9)], async () => {
+        const answer = await editPictures("tagging.prune", { tag });
+        toast(`${tag} taken out of ${plural(answer.count, "caption")}`, { action: { text: "Undo", run: undoLast } });
+      }, { kind: "small", title: `Take ${tag} out of all captions: ${info.trigger || "the LoRA"} stands for it then`, label: `Prune ${tag}` })));
   }
   function show(ids) { filter.clear(); const wanted = new Set(ids); grid.set(used().filter((one) => wanted.has(one.id))); drawHead(); drawList(); }
 

@@ -1,11 +1,11 @@
 // Testing: the grid of prompts by checkpoints and strengths beside the base, its scorecard, two pictures under a slider, the export.
 import { button, bytes, call, changed, dialog, fill, h, icon, part, plural, poll, state, toast } from "./core.js";
-import { viewer } from "./training.js";
+import { remedyOf, viewer } from "./training.js";
 
 const ENDED = ["done", "stopped", "failed", "interrupted"];
 const percent = (measure) => (measure && measure.value !== null ? `${Math.round(100 * measure.value)} %` : "–");
 const range = (measure) => (measure && measure.low !== null && measure.low !== undefined ? `${Math.round(100 * measure.low)} to ${Math.round(100 * measure.high)} %, ${plural(measure.count, "pair")}` : "");
-export const shared = { checkpoints: [], exports: [], folder: "", recommended: null };
+export const shared = { checkpoints: [], exports: [], folder: "", recommended: null, warning: "" };
 const label = (file) => { const found = shared.checkpoints.find((one) => one.file === file); return found ? found.name : (file || "base").split("/").pop(); };
 
 /** Two pictures over each other with a slider between them. */
@@ -45,7 +45,7 @@ part("testing", (root) => {
     if (!found) { fill(card); return; }
     const choice = found.recommendation;
     const best = (variant) => choice && variant.checkpoint === choice.checkpoint && variant.strength === choice.strength;
-    fill(card, h("div.ls-panel.ls-advice", null, h("b.ls-headline", null, found.headline), choice && choice.reasons.map((reason) => h("div.ls-note.good", null, h("span", null, reason))),
+    fill(card, h("div.ls-panel.ls-advice", null, h("b.ls-headline", null, found.headline), remedyOf(found), choice && choice.reasons.map((reason) => h("div.ls-note.good", null, h("span", null, reason))),
       found.findings.filter((finding) => finding.text !== found.headline).map((finding) => h("div", null, h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text)), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy)))),
     h("div.ls-panel", null, h("table.ls-table.ls-scores", null, h("thead", null, h("tr", null, ["Checkpoint", "Strength", "Learned", "Bleed", "Score"].map((text) => h("th", null, text)))),
       h("tbody", null, found.variants.map((variant) => h("tr" + (best(variant) ? ".best" : ""), null, h("td", { title: variant.checkpoint }, label(variant.checkpoint), best(variant) && h("span.ls-badge.good", null, "use this")), h("td", null, String(variant.strength)),
@@ -100,8 +100,9 @@ part("testing", (root) => {
         const before = shown && shown.state;
         shown = found;
         shared.recommended = shown.scorecard ? shown.scorecard.recommendation : null;
+        shared.warning = shown.scorecard && !shown.scorecard.recommendation ? `${test} recommends none: look at its pictures before you hand one out.` : "";
         if (before && before !== shown.state) changed();
-      } else { shared.recommended = null; }
+      } else { shared.recommended = null; shared.warning = ""; }
       draw();
       window.dispatchEvent(new CustomEvent("ls:tests"));
     } finally { asking = false; }
@@ -124,7 +125,7 @@ part("export", (root) => {
     const value = chosen || recommended || shared.checkpoints[shared.checkpoints.length - 1].file;
     const choose = h("select.ls-input.ls-select", { "aria-label": "Checkpoint to export", onchange: () => { chosen = choose.value; } }, [...shared.checkpoints].reverse().map((one) => h("option", { value: one.file, selected: one.file === value }, `${one.name}${one.file === recommended ? " (recommended)" : ""}`)));
     const kinds = h("div.ls-segments", { role: "group", "aria-label": "Format" }, [["kohya", "For ComfyUI, A1111, Forge, Invoke and diffusers"], ["diffusers", "PEFT layout"]].map(([name, text]) => h("button.ls-segment" + (name === format ? ".current" : ""), { type: "button", title: text, "aria-pressed": String(name === format), onclick: () => { format = name; draw(); } }, name)));
-    fill(root, h("section.ls-export", null, h("h2", null, "Export"), choose, h("div.ls-inline", null, kinds, button("Export", async () => {
+    fill(root, h("section.ls-export", null, h("h2", null, "Export"), choose, shared.warning && h("div.ls-note.warn", null, h("span", null, shared.warning)), h("div.ls-inline", null, kinds, button("Export", async () => {
       const made = await call("testing.export", { project: state.project, checkpoint: choose.value, format });
       toast(`${made.name} is ready`, { remedy: made.path, seconds: 8 });
       changed();

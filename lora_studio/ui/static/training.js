@@ -6,6 +6,12 @@ import { createChart } from "./chart.js";
 const ENDED = ["done", "stopped", "failed", "interrupted"];
 const WORDS = { queued: "waiting", running: "training", paused: "paused", stopping: "stopping", done: "finished", stopped: "stopped", failed: "failed", interrupted: "interrupted" };
 
+/** The way out that belongs to a verdict's headline: that finding is not listed again below it. */
+export function remedyOf(verdict) {
+  const same = verdict.findings.find((finding) => finding.text === verdict.headline && finding.remedy);
+  return same && h("div.ls-muted", null, same.remedy);
+}
+
 export function viewer(pictures, start) {
   let index = start;
   const node = h("dialog.ls-viewer.pixels", { "aria-label": "Picture" });
@@ -65,7 +71,7 @@ part("training", (root) => {
   function drawVerdict() {
     const found = shown.verdict;
     fill(verdict, shown.error && h("div.ls-problem", null, h("b", null, shown.error), " ", shown.remedy),
-      h("div.ls-verdict-head", null, h(`span.ls-light.${found.level}`), h("b", null, found.headline)),
+      h("div.ls-verdict-head", null, h(`span.ls-light.${found.level}`), h("b", null, found.headline)), remedyOf(found) && h("div.ls-remedy", null, remedyOf(found)),
       found.findings.filter((finding) => finding.text !== found.headline).map((finding) => h("div", null, h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text)), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy))),
       merged.notes.slice(-4).map((note) => h(`div.ls-note.${note.level === "warning" ? "warn" : "info"}`, null, h("span", null, note.text))));
   }

@@ -103,6 +103,10 @@ def _edits(studio: Studio) -> dict[str, Any]:
         opened = studio.open(project)
         return answer(opened, ids, tagging.remove_tags(opened, ids, tags))
 
+    def prune(project: str, tag: Tag) -> dict[str, Any]:
+        opened = studio.open(project)
+        return answer(opened, [image.id for image in studio.images(opened)], tagging.prune(opened, tag))
+
     def replace(project: str, ids: Ids, old: Tag, new: Tag) -> dict[str, Any]:
         opened = studio.open(project)
         return answer(opened, ids, tagging.replace_tag(opened, ids, old, new))
@@ -115,6 +119,7 @@ def _edits(studio: Studio) -> dict[str, Any]:
         "tagging.caption": caption,
         "tagging.add": add,
         "tagging.remove": remove,
+        "tagging.prune": prune,
         "tagging.replace": replace,
         "tagging.trigger_first": trigger_first,
     }

@@ -44,7 +44,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         return testing.view(studio.open(project), studio.jobs, test)
 
     def stop(project: str, test: str) -> None:
-        studio.jobs.command(testing.test_folder(studio.open(project), test), "stop")
+        studio.jobs.command(studio.open(project).job_folder("tests", test), "stop")
 
     def resume(project: str, test: str) -> str:
         return testing.resume(studio.open(project), studio.jobs, test).id

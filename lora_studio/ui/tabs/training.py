@@ -1,5 +1,6 @@
 """Training: the settings with their advice on the right, the run as it goes on the left."""
 
+from dataclasses import dataclass
 from html import escape
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ from pydantic import Field
 from lora_studio.core import presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import ENDED
+from lora_studio.core.project import Project
 from lora_studio.core.settings import SettingInfo, SettingsError, describe
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.schedules import learning_rate
@@ -40,6 +42,7 @@ SECTIONS = {
 }
 RECOMMENDED, OWN = "recommended", "own"
 FIRST = [("Recommended", RECOMMENDED), ("Your own settings", OWN)]
+BACK = "Back to the recommendation"
 LISTENERS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -56,7 +59,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         return training.view(studio.open(project), studio.jobs, run, since)
 
     def command(project: str, run: str, word: Literal["pause", "resume", "stop", "save", "sample"]) -> None:
-        studio.jobs.command(training.run_folder(studio.open(project), run), word)
+        studio.jobs.command(studio.open(project).job_folder("runs", run), word)
 
     def resume(project: str, run: str) -> str:
         return training.resume(studio.open(project), studio.jobs, run).id
@@ -76,7 +79,7 @@ def build(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTML) ->
             start = gr.Button("Start training", variant="primary", elem_id="ls-start-training")
             drawn, fields = _fields()
             part("formhelp", classes="ls-formhelp", elem_id="ls-formhelp-train")
-    _wire(studio, steps, current, said, (preset, back, start, plan), drawn, fields)
+    _wire(_Handlers(studio, drawn), steps, current, said, (preset, back, start, plan), fields)
 
 
 def _fields() -> tuple[list[SettingInfo], list[Any]]:
@@ -93,81 +96,98 @@ def _fields() -> tuple[list[SettingInfo], list[Any]]:
     return drawn, fields
 
 
+@dataclass(frozen=True)
+class _Handlers:
+    """What the form's events do. Each returns updates for `preset`, the fields and the plan, as far as it needs them,
+    and a message last."""
+
+    studio: Studio
+    drawn: list[SettingInfo]
+
+    def navigate(self, event: gr.EventData) -> Any:
+        """Preset, fields, plan, message: the settings of the project that is opened."""
+        where = event._data or {}
+        project = str(where.get("project") or "")
+        if where.get("step") != "training" or not project:
+            return [gr.skip()] * (len(self.drawn) + 3)
+        opened = self.studio.open(project)
+        named = [(found.title, found.name) for found in presets.all_presets(self.studio.root)]
+        config = training.current(opened)
+        choice = gr.update(choices=[*FIRST, *named], value=_chosen(opened, config))
+        return [choice, *self._show(project, config), gr.skip()]
+
+    def take_preset(self, project: str, name: str | None) -> Any:
+        """Fields, plan, message: the named settings."""
+        opened = self.studio.open(project or "")
+        if name == RECOMMENDED:
+            return [*self._show(project, training.back_to_recommended(opened)), message(BACK)]
+        if not name or name == OWN:
+            return [gr.skip()] * (len(self.drawn) + 2)
+        config = training.with_preset(opened, name)
+        training.save_current(opened, config)
+        text = presets.load(name, self.studio.root).description
+        return [*self._show(project, config), message("Preset taken over", text)]
+
+    def reset(self, project: str) -> Any:
+        """Preset, fields, plan, message: the recommendation again."""
+        config = training.back_to_recommended(self.studio.open(project or ""))
+        return [RECOMMENDED, *self._show(project, config), message(BACK)]
+
+    def edit(self, project: str, *given: Any) -> Any:
+        """Plan, preset, message: keep what was typed, or say what is wrong with it."""
+        if not project:
+            return gr.skip(), gr.skip(), gr.skip()
+        opened = self.studio.open(project)
+        before = training.current(opened)
+        try:
+            config = form.read(before, self.drawn, given)
+        except SettingsError as error:
+            return _problems(error), gr.skip(), gr.skip()
+        if config == before:
+            return _plan(self.studio, project, config), gr.skip(), gr.skip()
+        training.save_current(opened, config)
+        return _plan(self.studio, project, config), _chosen(opened, config), gr.skip()
+
+    def start(self, project: str, *given: Any) -> str:
+        """A message: the run begins with what stands in the form."""
+        if not project:
+            raise UserError("No project is open.", "Open one on the left.")
+        opened = self.studio.open(project)
+        for run in training.runs(opened, self.studio.jobs):
+            if run.state not in ENDED:
+                raise UserError(f"{run.id} is still {run.state}.", "Wait for its end, or stop it first.")
+        config = form.read(training.current(opened), self.drawn, given)
+        training.save_current(opened, config)
+        job = training.start(opened, self.studio.jobs, config)
+        return message(f"{job.title} begins", project=project, step="training")
+
+    def _show(self, project: str, config: TrainConfig) -> list[Any]:
+        return [*form.values(config, self.drawn), _plan(self.studio, project, config)]
+
+
+def _chosen(opened: Project, config: TrainConfig) -> str:
+    return RECOMMENDED if config == training.recommended(opened) else OWN
+
+
 def _wire(
-    studio: Studio,
+    handlers: _Handlers,
     steps: gr.HTML,
     current: gr.Textbox,
     said: gr.HTML,
     head: tuple[gr.Dropdown, gr.Button, gr.Button, gr.HTML],
-    drawn: list[SettingInfo],
     fields: list[Any],
 ) -> None:
+    """Which event calls which handler, and what it changes on the page."""
     preset, back, start, plan = head
-
-    def show(project: str, config: TrainConfig) -> list[Any]:
-        return [*form.values(config, drawn), _plan(studio, project, config)]
-
-    def on_navigate(event: gr.EventData) -> Any:
-        where = event._data or {}
-        project = str(where.get("project") or "")
-        if where.get("step") != "training" or not project:
-            return [gr.skip()] * (len(fields) + 3)
-        opened = studio.open(project)
-        named = [(found.title, found.name) for found in presets.all_presets(studio.root)]
-        config = training.current(opened)
-        chosen = RECOMMENDED if config == training.recommended(opened) else OWN
-        return [gr.update(choices=[*FIRST, *named], value=chosen), *show(project, config), gr.skip()]
-
-    def on_preset(project: str, name: str | None) -> Any:
-        opened = studio.open(project or "")
-        if name == RECOMMENDED:
-            return [*show(project, training.back_to_recommended(opened)), message("Back to the recommendation")]
-        if not name or name == OWN:
-            return [gr.skip()] * (len(fields) + 2)
-        config = training.with_preset(opened, name)
-        training.save_current(opened, config)
-        return [*show(project, config), message("Preset taken over", presets.load(name, studio.root).description)]
-
-    def on_back(project: str) -> Any:
-        return [
-            None,
-            *show(project, training.back_to_recommended(studio.open(project or ""))),
-            message("Back to the recommendation"),
-        ]
-
-    def on_edit(project: str, *given: Any) -> Any:
-        if not project:
-            return gr.skip(), gr.skip(), gr.skip()
-        opened = studio.open(project)
-        try:
-            config = form.read(training.current(opened), drawn, given)
-        except SettingsError as error:
-            return _problems(error), gr.skip(), gr.skip()
-        if config == training.current(opened):
-            return _plan(studio, project, config), gr.skip(), gr.skip()
-        training.save_current(opened, config)
-        chosen = RECOMMENDED if config == training.recommended(opened) else OWN
-        return _plan(studio, project, config), chosen, gr.skip()
-
-    def on_start(project: str, *given: Any) -> str:
-        if not project:
-            raise UserError("No project is open.", "Open one on the left.")
-        opened = studio.open(project)
-        for run in training.runs(opened, studio.jobs):
-            if run.state not in ENDED:
-                raise UserError(f"{run.id} is still {run.state}.", "Wait for its end, or stop it first.")
-        config = form.read(training.current(opened), drawn, given)
-        training.save_current(opened, config)
-        job = training.start(opened, studio.jobs, config)
-        return message(f"{job.title} begins", project=project, step="training")
-
-    steps.navigate(told(on_navigate, len(fields) + 3), None, [preset, *fields, plan, said], **LISTENERS)
-    preset.input(told(on_preset, len(fields) + 2), [current, preset], [*fields, plan, said], **LISTENERS)
-    back.click(told(on_back, len(fields) + 3), current, [preset, *fields, plan, said], **LISTENERS)
+    count, shown = len(fields), [*fields, plan, said]
+    steps.navigate(told(handlers.navigate, count + 3), None, [preset, *shown], **LISTENERS)
+    preset.input(told(handlers.take_preset, count + 2), [current, preset], shown, **LISTENERS)
+    back.click(told(handlers.reset, count + 3), current, [preset, *shown], **LISTENERS)
     for component in fields:
         event = component.blur if isinstance(component, (gr.Textbox, gr.Number)) else component.input
-        event(told(on_edit, 3), [current, *fields], [plan, preset, said], trigger_mode="always_last", **LISTENERS)
-    start.click(told(on_start, 1), [current, *fields], said, **LISTENERS)
+        inputs = [current, *fields]
+        event(told(handlers.edit, 3), inputs, [plan, preset, said], trigger_mode="always_last", **LISTENERS)
+    start.click(told(handlers.start, 1), [current, *fields], said, **LISTENERS)
 
 
 def _plan(studio: Studio, project: str, config: TrainConfig) -> str:
