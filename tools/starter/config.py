@@ -50,7 +50,7 @@ class Config:
     tagger_layers: int = 4
     tagger_dim: int = 256
     tagger_batch: int = 32
-    tagger_seconds: int = 1200
+    tagger_seconds: int = 3300
     tagger_images: int = 24_000
 
     device: str = "cpu"
