@@ -61,7 +61,8 @@ def measure(root: Path, subject: Subject, count: int, seeds: int, tagger: Tagger
     """Train and test one subject."""
     project, jobs = make_project(root, subject, count), Jobs(root)
     begun = time.monotonic()
-    trained = wait(jobs, training.start(project, jobs, training.recommended(project)))
+    recipe = training.recommended(project).with_changes({"run.sample_every_epochs": 0})  # pictures teach nothing
+    trained = wait(jobs, training.start(project, jobs, recipe))
     seconds = time.monotonic() - begun
     last = testing.default_config(project).checkpoints[-1]
     changes = {"checkpoints": [last], "strengths": [1.0], "seeds": list(range(1, seeds + 1)),
@@ -111,6 +112,11 @@ def main() -> None:
         if not chosen.only or name in chosen.only:
             found.append(measure(root, subject, chosen.pictures, chosen.seeds, tagger))
             print(row(found[-1]), flush=True)
+            report(before, found, chosen)
+
+
+def report(before: dict[str, Any], found: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
+    """Keep what is measured so far: a run takes most of an hour."""
     header = ["subject", "kind", "steps", "s", "shown base", "shown LoRA", "learned", "trigger", "bleed", "variety"]
     text = f"{chosen.pictures} pictures a subject, {8 * chosen.seeds} test pictures beside as many of the base."
     result = {"machine": before, "pictures": chosen.pictures, "seeds": chosen.seeds, "subjects": found}
