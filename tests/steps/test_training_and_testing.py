@@ -195,7 +195,7 @@ def test_a_test_keeps_its_grid_from_the_start(project, config, tmp_path):
     test = testing.TestConfig(checkpoints=(file.relative_to(project.folder).as_posix(),), learn_prompts=("zorbi",))
     job = testing.start(project, jobs, test)
     assert kept_cells(job.folder) == testing.cells(test)
-    jobs.wait(job.folder, 120)
+    jobs.wait(job.folder, 600)
 
 
 @pytest.mark.parametrize(("group", "name"), [("runs", "../../x"), ("runs", "none"), ("originals", ""), ("tests", ".")])
