@@ -57,7 +57,7 @@ def config(tiny_base) -> TrainConfig:
 
 def trained(project: Project, config: TrainConfig) -> tuple[Jobs, str]:
     jobs = Jobs(project.root)
-    job = jobs.wait(training.start(project, jobs, config).folder, 120)
+    job = jobs.wait(training.start(project, jobs, config).folder, 600)
     assert job.state == "done", (job.error, (job.folder / "log.txt").read_text())
     return jobs, job.folder.name
 
@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_where_it_was(project, config):
         time.sleep(0.05)
     os.kill(jobs.get(job.folder).pid, signal.SIGKILL)
     assert jobs.wait(job.folder, 20).state == "interrupted"
-    done = jobs.wait(training.resume(project, jobs, job.id).folder, 120)
+    done = jobs.wait(training.resume(project, jobs, job.id).folder, 600)
     view = training.view(project, jobs, job.id)
     assert done.state == "done" and [point[0] for point in view["points"]] == list(range(1, view["total"] + 1))
     with pytest.raises(UserError, match="end"):
