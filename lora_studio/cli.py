@@ -249,10 +249,9 @@ def tag(
     """4. Tagging: describe the kept pictures with the auto-tagger, the trigger word first."""
     from lora_studio.core.jobs import Jobs
     from lora_studio.steps import tagging
-    from lora_studio.tagger.config import TagConfig
 
     opened = _open(projects, project)
-    config = TagConfig().with_changes(_changes(set_))
+    config = tagging.recommended(opened).with_changes(_changes(set_))
     jobs = Jobs(opened.root)
     job = watch(jobs, tagging.start(opened, jobs, config))
     if job.state == "stopped":

@@ -19,7 +19,6 @@ from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.machine import machine
 from lora_studio.core.project import KINDS, Project
 from lora_studio.steps import conception, curation, gathering, tagging, testing, training
-from lora_studio.tagger.config import TagConfig
 
 QUICK_TRAINING = {"run.epochs": "1", "run.sample_every_epochs": "0", "data.repeats": "1"}
 QUICK_TEST = {"seeds": "1", "strengths": "1", "num_steps": "4"}
@@ -91,7 +90,8 @@ def _walk(root: Path, kind: str, quick: bool, watch: Watch, say: Callable[[str],
     with step("curation"):
         walk.rejected = len(curation.auto(project, training.recommended(project).data.resolution))
     with step("tagging"):
-        walk.captioned = tagging.apply(project, follow(tagging.start(project, jobs, TagConfig())).folder)["written"]
+        tagged = follow(tagging.start(project, jobs, tagging.recommended(project)))
+        walk.captioned = tagging.apply(project, tagged.folder)["written"]
     with step("training"):
         config = training.recommended(project).with_changes(QUICK_TRAINING if quick else {})
         trained = follow(training.start(project, jobs, config))

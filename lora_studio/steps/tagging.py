@@ -17,6 +17,13 @@ from lora_studio.tagger.config import TagConfig, TagJob
 Mode = Literal["empty", "append", "replace"]
 MODES: tuple[Mode, ...] = ("empty", "append", "replace")
 TARGET = "lora_studio.tagger.tag:tag"
+SKIPPED: dict[str, tuple[str, ...]] = {"style": ("style",)}
+"""Kinds of tags left out by the kind of LoRA: the trigger word of a style stands for the style."""
+
+
+def recommended(project: Project) -> TagConfig:
+    """The tagger's settings for the project's kind."""
+    return TagConfig(skip_categories=SKIPPED.get(project.plan.kind, ()))
 
 
 def tag_job(project: Project, config: TagConfig) -> TagJob:

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from lora_studio.core.errors import UserError
+from lora_studio.core.jobs import Jobs
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
-from lora_studio.steps import curation, tagging
+from lora_studio.steps import conception, curation, gathering, tagging
 from tests.core.test_project import add
 
 
@@ -141,3 +142,21 @@ def test_a_crop_decides_the_bucket(project):
     assert cropped[0]["width"] < cropped[0]["height"]
     curation.set_crop(project, 1, (0, 0, 1, 1))
     assert project.image(1).crop is None
+
+
+@pytest.mark.parametrize("kind", ["style", "concept"])
+def test_the_starters_tagger_leaves_the_samples_subject_to_its_trigger(tmp_path, kind):
+    """It never saw these subjects and calls them by what it knows: such words would take the trigger's place."""
+    project, jobs = conception.from_sample(tmp_path, kind), Jobs(tmp_path)
+    gathering.gather(project, sorted(conception.sample(kind).pictures.glob("*_0[1-8].png")))
+    job = jobs.wait(tagging.start(project, jobs, tagging.recommended(project)).folder, 120)
+    tagging.apply(project, job.folder)
+    found = {tag for image in project.images() for tag in image.caption.split(", ")}
+    assert project.plan.trigger in found and any("hair" in tag for tag in found)
+    assert (
+        not found
+        & {
+            "style": {"voxel art", "pixel art", "comic style", "ink style"},
+            "concept": {"sunglasses", "glasses"},
+        }[kind]
+    )

@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 from .config import ASSETS
 from .subjects import Subject, render, subjects
 
-# What the tagger calls the hair of the character, whose own form it never saw in this style: left in the captions it
-# would take the place of the trigger.
-MISTAKEN = {"character": ["long hair", "bob cut"]}
+# What the tagger calls things that it never saw, the character's hair and the eyepatch: left in the captions these
+# words would take the place of the trigger.
+MISTAKEN = {"character": ["long hair", "bob cut"], "concept": ["sunglasses", "glasses"]}
 CREDIT = {
     "character": "Voxel Art by DiceBear (CC0 1.0)",
     "style": "Cutouts by DiceBear (CC0 1.0)",

@@ -11,14 +11,11 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import ENDED, Job
 from lora_studio.core.project import Project
 from lora_studio.steps import tagging
-from lora_studio.tagger.config import TagConfig
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
 
-SKIPPED = {"style": ["style"]}
-"""Kinds of tags left out by the kind of LoRA: the trigger word of a style stands for the style."""
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Tag = Annotated[str, Field(min_length=1, max_length=200)]
 Tags = Annotated[list[Tag], Field(min_length=1, max_length=100)]
@@ -52,11 +49,8 @@ def functions(studio: Studio) -> dict[str, Any]:
         job = _last(studio, opened)
         if job is not None and job.state not in ENDED:
             raise UserError("The tagger is already running.", "Wait for it or stop it first.")
-        job = tagging.start(
-            opened,
-            studio.jobs,
-            TagConfig.load({"max_tags": max_tags, "skip_categories": SKIPPED.get(opened.plan.kind, [])}),
-        )
+        config = tagging.recommended(opened).with_changes({"max_tags": max_tags})
+        job = tagging.start(opened, studio.jobs, config)
         (job.folder / "mode").write_text(mode, "utf-8")
         return job.id
 
