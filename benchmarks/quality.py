@@ -1,7 +1,9 @@
 """Does it learn? The three samples' subjects and ten more that the starter never saw, one LoRA each.
 
     pip install dicebear-core dicebear-styles resvg-py      # draws the subjects; the studio itself does not need them
-    python -m benchmarks.quality [--only zorbi] [--pictures 24] [--seeds 2]
+    python -m benchmarks.quality [--only zorbi] [--pictures 24] [--seeds 2] [--add]
+
+`--add` keeps the other subjects of the last results, each with the commit that it was measured at.
 
 Each subject gets `--pictures` drawn pictures with their true captions, the recipe that the studio recommends, and a
 test of its last checkpoint at strength 1: four prompts with the trigger and four without, at each seed. *Shown* is how
@@ -11,6 +13,7 @@ studio's own measures. The tagger does not know the new styles and concepts: for
 
 import argparse
 import io
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import machine, markdown, save
+from benchmarks.common import RESULTS, machine, markdown, save
 from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.project import Plan, Project
 from lora_studio.steps import gathering, tagging, testing, training
@@ -104,20 +107,42 @@ def main() -> None:
     words.add_argument("--pictures", type=int, default=24)
     words.add_argument("--seeds", type=int, default=2)
     words.add_argument("--projects", default=None)
+    words.add_argument("--add", action="store_true")
     chosen = words.parse_args()
-    before, found = machine(), []
+    before, found = machine(), earlier(chosen) if chosen.add else []
     root = Path(chosen.projects or tempfile.mkdtemp(prefix="lora-studio-quality-"))
     tagger = load_model("starter")
     for name, subject in subjects().items():
         if not chosen.only or name in chosen.only:
-            found.append(measure(root, subject, chosen.pictures, chosen.seeds, tagger))
+            found = [one for one in found if one["subject"] != name]
+            found.append(measure(root, subject, chosen.pictures, chosen.seeds, tagger) | {"commit": before["commit"]})
             print(row(found[-1]), flush=True)
             report(before, found, chosen)
 
 
+def earlier(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """The subjects of the last results, where those were measured in the same way."""
+    last = json.loads((RESULTS / "quality.json").read_text("utf-8"))
+    if (last["pictures"], last["seeds"]) != (chosen.pictures, chosen.seeds):
+        raise SystemExit("The last results have another number of pictures or seeds: measure all anew.")
+    return [{"commit": last["machine"]["commit"], **one} for one in last["subjects"]]
+
+
 def report(before: dict[str, Any], found: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
     """Keep what is measured so far: a run takes most of an hour."""
-    header = ["subject", "kind", "steps", "s", "shown base", "shown LoRA", "learned", "trigger", "bleed", "variety"]
+    header = [
+        "subject",
+        "kind",
+        "commit",
+        "steps",
+        "s",
+        "shown base",
+        "shown LoRA",
+        "learned",
+        "trigger",
+        "bleed",
+        "variety",
+    ]
     text = f"{chosen.pictures} pictures a subject, {8 * chosen.seeds} test pictures beside as many of the base."
     result = {"machine": before, "pictures": chosen.pictures, "seeds": chosen.seeds, "subjects": found}
     save("quality", result, markdown(header, [row(one) for one in found]) + f"\n\n{text} {summary(found)}")
@@ -126,9 +151,9 @@ def report(before: dict[str, Any], found: list[dict[str, Any]], chosen: argparse
 def row(one: dict[str, Any]) -> list[str]:
     variant = one["variant"]
     return [
-        one["subject"], one["kind"], str(one["steps"]), f"{one['training_seconds']:.0f}", share(one["shown"]["base"]),
-        share(one["shown"]["lora"]), interval(variant["learned"]), share(variant["trigger"]["value"]),
-        interval(variant["bleed"]), share(variant["variety"]),
+        one["subject"], one["kind"], one["commit"], str(one["steps"]), f"{one['training_seconds']:.0f}",
+        share(one["shown"]["base"]), share(one["shown"]["lora"]), interval(variant["learned"]),
+        share(variant["trigger"]["value"]), interval(variant["bleed"]), share(variant["variety"]),
     ]  # fmt: skip
 
 
