@@ -188,8 +188,8 @@ def _judge(project: Project, grid: list[Cell], context: JobContext) -> dict[str,
         for number, cell in enumerate(grid)
     ]
     plan = project.plan
-    # pruned tags may be what the tagger mistook the subject for, so they count only where nothing better is named
-    wanted = [tag for tag in plan.defining if tag in names] or [tag for tag in plan.prune_tags if tag in names]
+    # pruned tags may be what the tagger mistook the subject for, so they count only where the plan names nothing better
+    wanted = [tag for tag in plan.defining or plan.prune_tags if tag in names]
     return judge_lora.scorecard(shots, np.asarray(references.embeddings), list(dict.fromkeys(wanted))).to_dict()
 
 
