@@ -26,13 +26,16 @@ from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.state import newest_state
 from lora_studio.engine.trainer import Trainer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
-    """Train a LoRA as `config` (a TrainJob) says, in the job's folder. Returns a summary."""
+    """Train a LoRA as `config` (a TrainJob) says, in the job's folder, on as many devices as it asks for. Returns a
+    summary."""
+    return distributed.run(train_alone, config, job)
+
+
+def train_alone(config: dict[str, Any], job: JobContext, world: World) -> dict[str, Any]:
+    """The whole run as one of `world.size` processes sees it."""
     start = time.monotonic()
-    trainer = prepare(TrainJob.load(config), job)
+    trainer = prepare(TrainJob.load(config), job, world)
     first = trainer.step
     trainer.run()
     trained = trainer.step - first
@@ -49,25 +52,25 @@ def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     }
 
 
-def prepare(job: TrainJob, context: JobContext) -> Trainer:
+def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> Trainer:
     """Load, encode, attach: everything before the first step."""
-    config = job.settings
-    pictures = read_dataset(Path(job.dataset), config.data)
-    sampler = Sampler(pictures, config)
-    plan = steps_for([(*picture.size, picture.repeats) for picture in pictures], config)
-    device, dtype, precision = choose_precision(config.run.precision)
+    config, world = job.settings, world or World()
+    pictures = read_dataset(Path(job.dataset), config.data, job.trigger)
+    sampler = Sampler(pictures, config, world.size)
+    plan = sampler.plan
     write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
-    family = open_family(Path(job.base), device, dtype)
-    _warn_about(pictures, plan, config, family, context)
+    base = hub.local(job.base, context)
+    precision = choose_precision(config.run.precision, network_size(base))
+    family = open_family(base, world.device(precision.device), precision.dtype, config.base)
+    parts = trained_parts(config, family)
+    _warn_about(sampler, plan, config, family, context)
     latents = encode_pictures(sampler, config, family, Path(job.cache), context)
     family.release("vae")
-    trains_text = config.optimizer.text_encoder_lr > 0
-    texts = None if trains_text else frozen_texts(sampler, config, family, Path(job.cache), context)
-    adapter = Adapter(family, config.adapter, trains_text, config.run.seed)
-    if config.run.gradient_checkpointing:
-        family.network.enable_gradient_checkpointing()
-    family.network.train()
+    texts = text_states(sampler, config, family, parts, Path(job.cache), context)
+    adapter = Adapter(family, config.adapter, parts, config.run.seed)
+    for words in prepare_network(family.part("unet"), config.run, family.device):
+        context.report(Note(words))
     trainer = Trainer(
         job=job,
         context=context,
@@ -77,13 +80,27 @@ def prepare(job: TrainJob, context: JobContext) -> Trainer:
         plan=plan,
         latents=latents,
         texts=texts,
-        metadata=base_metadata(job, family, plan, sampler.training, precision),
+        metadata=base_metadata(job, family, adapter, plan, sampler.training, precision.name),
         draw=sample_drawer(job, family, sampler.training, context),
         fingerprint=fingerprint(pictures),
+        world=world,
     )
+    for network in trainer.networks:
+        network.train()
     if job.resume:
         resume(trainer, context)
     return trainer
+
+
+def trained_parts(config: TrainConfig, family: Family) -> list[str]:
+    """The parts with a learning rate above zero. Raises UserError when the base has none of them."""
+    rates = part_rates(config.optimizer)
+    parts = [name for name in ("unet", *family.text_parts) if rates[name] > 0]
+    if not parts:
+        raise UserError(
+            "No part of this base would be trained.", "Set optimizer.unet_lr or optimizer.text_encoder_lr above 0."
+        )
+    return parts
 
 
 def resume(trainer: Trainer, context: JobContext) -> None:
@@ -97,46 +114,39 @@ def resume(trainer: Trainer, context: JobContext) -> None:
         trainer.resume(state)
 
 
-def choose_precision(wish: str) -> tuple[torch.device, torch.dtype, str]:
-    """Device, number format of the frozen base, and its name. Raises UserError for what the device cannot do."""
-    if torch.cuda.is_available():
-        best = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        name = best if wish == "auto" else wish
-        if name == "bf16" and best != "bf16":
-            raise UserError("run.precision bf16 is not known to this GPU.", "Choose auto or fp16.")
-        return torch.device("cuda"), DTYPES[name], name
-    name = "fp32" if wish == "auto" else wish
-    if name == "fp16":
-        raise UserError("run.precision fp16 needs a GPU; there is none here.", "Choose auto, fp32 or bf16.")
-    return torch.device("cpu"), DTYPES[name], name
-
-
 def encode_pictures(
     sampler: Sampler, config: TrainConfig, family: Family, folder: Path, context: JobContext
-) -> dict[tuple[str, bool], torch.Tensor]:
-    """Latents of every picture, mirrored ones too where they are used, on the device."""
-    wanted = [(picture, False) for picture in [*sampler.training, *sampler.held_out]]
-    if config.data.flip:
-        wanted += [(picture, True) for picture in sampler.training]
+) -> cache.LatentCache:
+    """The latents of every picture, in the cache."""
     context.report(Phase("cache", "Encoding the pictures"))
-    found = cache.latents(wanted, family, folder, lambda done, total: context.report(Progress(done, total, "pictures")))
-    return {name: value.to(family.device) for name, value in found.items()}
+
+    def progress(done: int, total: int) -> None:
+        context.report(Progress(done, total, "pictures"))
+
+    limit = int(config.run.cache_gb * 2**30)
+    return cache.latents(sampler.variants(), family, folder, progress, limit=limit, stop=context.should_stop)
 
 
-def frozen_texts(
-    sampler: Sampler, config: TrainConfig, family: Family, folder: Path, context: JobContext
-) -> cache.TextStates:
-    """Text states of a frozen encoder. When captions never vary, all are made now and the encoder is let go."""
-    if config.data.shuffle_tags or config.data.tag_dropout:
-        return cache.TextStates(family, config.run.clip_skip, None)
-    texts = cache.TextStates(family, config.run.clip_skip, folder)
-    captions = sorted({picture.caption for picture in [*sampler.training, *sampler.held_out]})
+def text_states(
+    sampler: Sampler, config: TrainConfig, family: Family, parts: list[str], folder: Path, context: JobContext
+) -> Callable[[list[str]], Text]:
+    """How captions are turned into what the network reads. When no text part is trained and captions never vary, all
+    are made now and the text encoders are let go."""
+    clip_skip, weighted = config.run.clip_skip, config.data.weighted_captions
+    captions = sampler.captions()
+    longest = max(family.num_tokens(captions), default=0)
+    chunks = max(1, min(config.data.max_tokens // CHUNK, -(-longest // CHUNK)))
+    if set(parts) & set(family.text_parts):
+        return lambda texts: family.encode_text(texts, clip_skip, chunks, weighted)
+    varying = config.data.shuffle_tags or config.data.tag_dropout
+    texts = cache.TextStates(family, clip_skip, chunks, weighted, None if varying else folder)
+    if varying:
+        return texts
     for start in range(0, len(captions), 16):
         texts(captions[start : start + 16])
         context.report(Progress(min(start + 16, len(captions)), len(captions), "captions"))
-    if config.data.caption_dropout:
-        texts([""])
-    family.release("text_encoder")
+    for part in family.text_parts:
+        family.release(part)
     return texts
 
 
