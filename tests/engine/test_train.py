@@ -194,14 +194,6 @@ def test_each_setting_changes_the_lora(change: dict[str, Any], plain: Any, tmp_p
     assert not same(before, after)
 
 
-def test_gradient_checkpointing_changes_nothing(plain: Any, tmp_path: Path) -> None:
-    from tests.engine.conftest import settings
-
-    job, before = plain
-    after, _ = trained({**job, "settings": settings(run__gradient_checkpointing=True).to_dict()}, tmp_path / "run")
-    assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
-
-
 def test_the_longest_step_is_limited(plain: Any, tmp_path: Path) -> None:
     from tests.engine.conftest import settings
 
