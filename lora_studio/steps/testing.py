@@ -15,7 +15,7 @@ from lora_studio.core.jobs import Job, JobContext, Jobs
 from lora_studio.core.progress import FileWritten, Phase
 from lora_studio.core.project import Project
 from lora_studio.core.settings import Settings
-from lora_studio.engine.config import SampleJob, SampleRequest
+from lora_studio.engine.config import SampleJob, SampleRequest, SamplerName
 from lora_studio.engine.convert import convert
 from lora_studio.judge import lora as judge_lora
 from lora_studio.steps import conception, training
@@ -50,7 +50,7 @@ class TestConfig(Settings):
     """Width and height of the pictures."""
     clip_skip: int = Field(1, ge=1, le=11)
     """Which layer from the end of the text part is read: as the LoRA was trained."""
-    sampler: Literal["ddim", "euler", "euler_a", "dpmpp_2m", "unipc"] = "ddim"
+    sampler: SamplerName = "ddim"
     """The method that turns noise into a picture."""
 
 
@@ -161,7 +161,8 @@ def _sample(project: Project, test: TestConfig, grid: list[Cell], context: JobCo
         )
         for cell in grid
     ]
-    sample(SampleJob(base=paths.resolve_base(project.plan.base), requests=requests).to_dict(), context)
+    base, settings = paths.resolve_base(project.plan.base), training.current(project).base
+    sample(SampleJob(base=base, settings=settings, requests=requests).to_dict(), context)
 
 
 def _judge(project: Project, grid: list[Cell], context: JobContext) -> dict[str, Any]:

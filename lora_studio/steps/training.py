@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import tomli_w
 
-from lora_studio.core import paths, presets
+from lora_studio.core import machine, paths, presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import Job, Jobs
@@ -68,7 +68,13 @@ def with_preset(project: Project, name: str) -> TrainConfig:
 def step_plan(project: Project, config: TrainConfig) -> StepPlan:
     """How many steps the run will have: the very formula that the trainer uses."""
     sizes = [(*curation.cropped_size(image), image.repeats) for image in project.used_images()]
-    return steps_for(sizes, config)
+    return steps_for(sizes, config, world=devices(config))
+
+
+def devices(config: TrainConfig) -> int:
+    """How many processes the run will have: one a graphics card, at most as many as there are."""
+    here = max(1, machine.num_cards())
+    return min(config.run.devices or here, here)
 
 
 def checks(project: Project, config: TrainConfig) -> list[Check]:
@@ -89,6 +95,9 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
         conception.base_info(config.base.model)
     except UserError as error:
         found.append(Check("bad", error.message, error.remedy))
+    if config.optimizer.kind == "adamw8bit" and not machine.num_cards():
+        text = "optimizer.kind adamw8bit needs an NVIDIA card; there is none here."
+        found.append(Check("bad", text, "Choose adamw, or came to save memory."))
     free = shutil.disk_usage(project.folder).free
     if free < MIN_FREE_BYTES:
         found.append(Check("bad", f"Only {free // 2**20} MB are free on the disk.", "Free at least 300 MB."))
@@ -113,6 +122,7 @@ def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
         cache=str(project.folder / "cache"),
         name=folder.name,
         trigger=project.plan.trigger,
+        world=devices(config),
     )
     return jobs.start(folder, TARGET, job.to_dict(), f"Training {folder.name}", project.slug)
 

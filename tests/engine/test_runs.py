@@ -1,4 +1,4 @@
-"""Whole runs over families, adapters and optimizers: exact on resuming, exact in the file, the same in two processes."""
+"""Whole runs over families, adapters and optimizers: exact on resuming, in the file, and in two processes."""
 
 from collections.abc import Callable
 from pathlib import Path

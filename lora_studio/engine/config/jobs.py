@@ -28,7 +28,7 @@ class TrainJob(Settings):
 
     settings: TrainConfig
     base: str
-    """Resolved path of the base model."""
+    """Path of the base model, or its hub name."""
     dataset: str
     """Path of dataset.json."""
     cache: str
@@ -37,6 +37,8 @@ class TrainJob(Settings):
     """Start of the checkpoints' file names."""
     trigger: str = ""
     """The word that calls the LoRA; written into the file."""
+    world: int = Field(1, ge=1, le=1024)
+    """Processes that train together, one a device."""
     resume: bool = False
     """Go on from the newest whole state in the job's folder."""
 
@@ -66,7 +68,9 @@ class SampleJob(Settings):
     """Pictures to draw with one base and any number of LoRA files."""
 
     base: str
-    """Resolved path of the base model."""
+    """Path of the base model, or its hub name."""
+    settings: BaseConfig = BaseConfig()
+    """Separate VAE and kind of prediction, as in training."""
     requests: tuple[SampleRequest, ...]
     batch_size: int = Field(4, ge=1, le=64)
     """Pictures drawn at once where they share all but prompt and seed."""

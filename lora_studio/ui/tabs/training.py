@@ -30,8 +30,10 @@ SIMPLE = (
     "data.batch_size",
     "data.resolution",
 )
-"""The settings that matter; all others are under Advanced."""
+"""The settings that matter; all others are in the sections below."""
+ELSEWHERE = (*SIMPLE, "base.model")  # the base is chosen in Conception
 SECTIONS = {
+    "base": "Base model",
     "adapter": "Adapter",
     "optimizer": "Optimizer",
     "schedule": "Schedule",
@@ -89,7 +91,7 @@ def _fields() -> tuple[list[SettingInfo], list[Any]]:
     with gr.Row(elem_classes="ls-form-grid"):
         fields += [form.field(info) for info in simple]
     for section, title in SECTIONS.items():
-        rest = [info for info in describe(TrainConfig) if info.section == section and info.name not in SIMPLE]
+        rest = [info for info in describe(TrainConfig) if info.section == section and info.name not in ELSEWHERE]
         with gr.Accordion(title, open=False, elem_classes="ls-accordion", elem_id=f"ls-advanced-{section}"):
             fields += [form.field(info) for info in rest]
         drawn += rest
