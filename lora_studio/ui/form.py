@@ -8,8 +8,8 @@ from lora_studio.ui.quick import gr
 
 WORDS = {"lr": "learning rate", "unet": "UNet", "snr": "SNR", "num": "number of", "ff": "FF"}
 S = TypeVar("S", bound=Settings)
-LONG = ("prompts", "negative")
-"""Lists with one entry a line."""
+LONG = ("prompts", "preservation_prompts", "negative", "include", "exclude", "ranks", "rates")
+"""Fields of several lines; lists among them have one entry a line, for entries may hold commas."""
 
 
 def title(info: SettingInfo) -> str:
@@ -52,7 +52,7 @@ def shown(info: SettingInfo, value: Any) -> Any:
     """A setting's value as its field holds it."""
     if info.type == "list":
         parts = [str(part) for part in value or ()]
-        return ("\n" if info.name.rpartition(".")[2] in LONG or "prompts" in info.name else ", ").join(parts)
+        return ("\n" if _by_line(info) else ", ").join(parts)
     if info.type == "float":
         return number(value)
     return value
@@ -92,8 +92,12 @@ def read(base: S, drawn: list[SettingInfo], given: tuple[Any, ...]) -> S:
     return base.with_changes(changes)
 
 
+def _by_line(info: SettingInfo) -> bool:
+    return info.name.rpartition(".")[2] in LONG or "prompts" in info.name
+
+
 def _parts(info: SettingInfo, text: str) -> list[Any]:
-    if "prompts" in info.name:
+    if _by_line(info):
         return [line.strip() for line in text.splitlines() if line.strip()]
     parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     return [_number(part) for part in parts]
