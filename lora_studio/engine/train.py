@@ -26,6 +26,7 @@ from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.state import newest_state
 from lora_studio.engine.trainer import Trainer
 
+
 def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     """Train a LoRA as `config` (a TrainJob) says, in the job's folder, on as many devices as it asks for. Returns a
     summary."""

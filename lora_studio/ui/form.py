@@ -76,6 +76,12 @@ def values(config: Settings, drawn: list[SettingInfo]) -> list[Any]:
     return [shown(info, dotted(data, info.name)) for info in drawn]
 
 
+def visible(drawn: list[SettingInfo], shown_values: list[Any]) -> list[bool]:
+    """For each field, whether its setting counts with what stands in the others."""
+    now = {info.name: value for info, value in zip(drawn, shown_values, strict=True)}
+    return [info.when is None or str(now.get(info.when[0])) in info.when[1] for info in drawn]
+
+
 def read(base: S, drawn: list[SettingInfo], given: tuple[Any, ...]) -> S:
     """`base` with what stands in the fields. Raises SettingsError with every problem."""
     changes: dict[str, Any] = {}

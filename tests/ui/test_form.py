@@ -54,3 +54,16 @@ def test_lists_of_numbers_are_read():
 )
 def test_titles_are_readable(name, title):
     assert form.title(next(info for info in ALL if info.name == name)) == title
+
+
+def test_a_field_is_shown_only_while_its_setting_counts():
+    drawn = form.infos(TrainConfig, ("schedule.kind", "schedule.restarts", "schedule.power", "adapter.rank"))
+    assert form.visible(drawn, ["cosine_with_restarts", 3, "2", 8]) == [True, True, False, True]
+    assert form.visible(drawn, ["polynomial", 3, "2", 8]) == [True, False, True, True]
+
+
+def test_what_a_setting_hangs_on_is_a_choice_with_these_values():
+    known = {info.name: info for info in ALL}
+    for info in ALL:
+        if info.when:
+            assert set(info.when[1]) <= set(known[info.when[0]].choices), info.name

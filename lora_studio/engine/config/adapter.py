@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lora_studio.core.settings import Settings
+from lora_studio.core.settings import Settings, only
 
 Kind = Literal["lora", "dora", "loha", "lokr", "ia3", "oft", "boft", "glora"]
 
@@ -37,11 +37,11 @@ class AdapterConfig(Settings):
     alpha: float = Field(4.0, gt=0, le=512)
     """Strength of what is learned: the adapter is scaled by alpha / rank. Half the rank is a good start; twice
     the alpha acts like twice the learning rate."""
-    conv_rank: int = Field(0, ge=0, le=256)
+    conv_rank: int = only("layers=all", default=0, ge=0, le=256)
     """Rank of 3x3 convolutions where `layers` is all (LoCon). 0 takes the rank above."""
-    conv_alpha: float = Field(0.0, ge=0, le=512)
+    conv_alpha: float = only("layers=all", default=0.0, ge=0, le=512)
     """Alpha of those convolutions. 0 keeps alpha / rank as above."""
-    rs_lora: bool = False
+    rs_lora: bool = only("kind=lora|dora|loha|lokr", default=False)
     """Scale by alpha / root of rank (rsLoRA), so that high ranks learn as strongly as low ones. The file's alpha is
     written so that every program reads it right."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -62,10 +62,10 @@ class AdapterConfig(Settings):
     ranks: tuple[str, ...] = ()
     """Own ranks by layer, REGEX=RANK, the first that fits counts: down_blocks=4, mid_block=16, attn2=0. 0 leaves the
     layer out. alpha / rank stays as it is."""
-    init: Literal["default", "pissa", "olora", "loftq"] = "default"
+    init: Literal["default", "pissa", "olora", "loftq"] = only("kind=lora", default="default")
     """How a LoRA begins: from nothing (default), from the base's strongest directions (PiSSA) or its QR parts (OLoRA),
     which learn faster, or mending a quantised base (LoftQ). The file is an ordinary LoRA of up to twice the rank."""
-    factor: int = Field(-1, ge=-1, le=256)
+    factor: int = only("kind=lokr", default=-1, ge=-1, le=256)
     """LoKr only: how a layer is split. -1 splits evenly (smallest file); 8 or 16 hold more."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the trained weights. bf16 halves their memory and is rounded by chance, so that small steps

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lora_studio.core.settings import Settings
+from lora_studio.core.settings import Settings, only
 
 
 class ObjectiveConfig(Settings):
@@ -12,16 +12,16 @@ class ObjectiveConfig(Settings):
 
     weighting: Literal["none", "min_snr", "debiased", "p2"] = "min_snr"
     """How much each noise level counts: all alike (none), evened out (min_snr), the noisier ones more (debiased), or the middle ones more (p2)."""  # noqa: E501
-    min_snr_gamma: float = Field(5.0, ge=0, le=100)
+    min_snr_gamma: float = only("weighting=min_snr", default=5.0, ge=0, le=100)
     """Of min_snr: evens out how much clear and noisy versions of a picture count, which learns faster (5 is usual). 0
     turns it off."""
-    p2_gamma: float = Field(1.0, ge=0, le=2)
+    p2_gamma: float = only("weighting=p2", default=1.0, ge=0, le=2)
     """Of p2: how strongly the clear levels are counted less (1 is usual)."""
     loss: Literal["l2", "huber", "smooth_l1"] = "l2"
     """How errors are counted: squared (l2), or large ones less (huber, smooth_l1), which forgives odd pictures."""
-    huber_c: float = Field(0.1, gt=0, le=10)
+    huber_c: float = only("loss=huber|smooth_l1", default=0.1, gt=0, le=10)
     """Size from which an error counts as large for huber and smooth_l1."""
-    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    huber_schedule: Literal["constant", "exponential", "snr"] = only("loss=huber|smooth_l1", default="snr")
     """How that size changes with the noise: not at all, shrinking with noise exponentially, or by the signal-to-noise
     ratio."""
     noise_offset: float = Field(0.0, ge=0, le=1)
@@ -41,9 +41,9 @@ class ObjectiveConfig(Settings):
     timestep_distribution: Literal["uniform", "logit_normal", "content", "style"] = "uniform"
     """Which noise levels come up: all alike, the middle more (logit_normal), the clear ones more (style: detail and
     texture), or the noisy ones more (content: shape and layout)."""
-    logit_mean: float = Field(0.0, ge=-5, le=5)
+    logit_mean: float = only("timestep_distribution=logit_normal", default=0.0, ge=-5, le=5)
     """Of logit_normal: above 0 shifts to noisy levels, below to clear ones."""
-    logit_std: float = Field(1.0, gt=0, le=5)
+    logit_std: float = only("timestep_distribution=logit_normal", default=1.0, gt=0, le=5)
     """Of logit_normal: how wide it is."""
     mask_outside: float = Field(0.0, ge=0, le=1)
     """For pictures with a mask: how much what lies outside counts. 0 leaves it out."""

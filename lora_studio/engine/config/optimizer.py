@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lora_studio.core.settings import Settings
+from lora_studio.core.settings import Settings, only
 from lora_studio.engine.config.adapter import pairs
 
 
@@ -36,7 +36,7 @@ class OptimizerConfig(Settings):
     rates: tuple[str, ...] = ()
     """Rates by layer, REGEX=FACTOR, the first that fits counts: down_blocks=0.5, mid_block=2. Names begin with unet.,
     text_encoder. or text_encoder_2."""
-    d_coef: float = Field(1.0, gt=0, le=10)
+    d_coef: float = only("kind=prodigy|schedulefree_prodigy", default=1.0, gt=0, le=10)
     """Prodigy only: makes the rate that it finds larger (2) or smaller (0.5)."""
 
     @model_validator(mode="after")
@@ -56,15 +56,17 @@ class ScheduleConfig(Settings):
         "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "rex", "rex_with_restarts", "one_cycle"
     ] = "cosine_with_restarts"
     """Shape of the learning rate: constant, falling in a line, falling softly (cosine), softly several times, by a power (polynomial), late and steeply (REX), REX several times, or up and down once (one cycle)."""  # noqa: E501
-    restarts: int = Field(3, ge=1, le=100)
+    restarts: int = only("kind=cosine_with_restarts|rex_with_restarts", default=3, ge=1, le=100)
     """How many times the rate falls from full to its end; used by cosine_with_restarts and rex_with_restarts only."""
-    restart_decay: float = Field(0.9, gt=0, le=1)
+    restart_decay: float = only("kind=rex_with_restarts", default=0.9, gt=0, le=1)
     """Height of each restart of REX, as a share of the one before."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the steps in which the rate climbs from zero, so that the first steps cannot break anything."""
     warmup_steps: int = Field(0, ge=0, le=1_000_000)
     """The same as a number of steps; 0 takes the share above."""
-    power: float = Field(2.0, gt=0, le=10)
+    power: float = only("kind=polynomial", default=2.0, gt=0, le=10)
     """Polynomial only: 1 falls in a line, 2 falls fast at first."""
-    end: float = Field(0.0, ge=0, lt=1)
+    end: float = only(
+        "kind=linear|cosine|cosine_with_restarts|polynomial|rex|rex_with_restarts|one_cycle", default=0.0, ge=0, lt=1
+    )
     """Where the rate ends, as a share of the full rate. Constant has no end."""

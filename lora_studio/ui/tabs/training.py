@@ -46,6 +46,7 @@ RECOMMENDED, OWN = "recommended", "own"
 FIRST = [("Recommended", RECOMMENDED), ("Your own settings", OWN)]
 BACK = "Back to the recommendation"
 LISTENERS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+EDITS = {**LISTENERS, "trigger_mode": "always_last"}
 
 
 def functions(studio: Studio) -> dict[str, Any]:
@@ -136,19 +137,20 @@ class _Handlers:
         return [RECOMMENDED, *self._show(project, config), message(BACK)]
 
     def edit(self, project: str, *given: Any) -> Any:
-        """Plan, preset, message: keep what was typed, or say what is wrong with it."""
+        """Plan, preset, dependent fields, message: keep what was typed, or say what is wrong with it."""
+        shown = [gr.update(visible=on) for on in self._dependents(list(given))]
         if not project:
-            return gr.skip(), gr.skip(), gr.skip()
+            return [gr.skip(), gr.skip(), *shown, gr.skip()]
         opened = self.studio.open(project)
         before = training.current(opened)
         try:
             config = form.read(before, self.drawn, given)
         except SettingsError as error:
-            return _problems(error), gr.skip(), gr.skip()
+            return [_problems(error), gr.skip(), *shown, gr.skip()]
         if config == before:
-            return _plan(self.studio, project, config), gr.skip(), gr.skip()
+            return [_plan(self.studio, project, config), gr.skip(), *shown, gr.skip()]
         training.save_current(opened, config)
-        return _plan(self.studio, project, config), _chosen(opened, config), gr.skip()
+        return [_plan(self.studio, project, config), _chosen(opened, config), *shown, gr.skip()]
 
     def start(self, project: str, *given: Any) -> str:
         """A message: the run begins with what stands in the form."""
@@ -163,8 +165,18 @@ class _Handlers:
         job = training.start(opened, self.studio.jobs, config)
         return message(f"{job.title} begins", project=project, step="training")
 
+    def _dependents(self, values: list[Any]) -> list[bool]:
+        """Whether each field counts that hangs on another one, in their order on the page."""
+        shown = form.visible(self.drawn, values)
+        return [on for info, on in zip(self.drawn, shown, strict=True) if info.when]
+
     def _show(self, project: str, config: TrainConfig) -> list[Any]:
-        return [*form.values(config, self.drawn), _plan(self.studio, project, config)]
+        values = form.values(config, self.drawn)
+        fields = [
+            gr.update(value=value, visible=on) if info.when else value
+            for info, value, on in zip(self.drawn, values, form.visible(self.drawn, values), strict=True)
+        ]
+        return [*fields, _plan(self.studio, project, config)]
 
 
 def _chosen(opened: Project, config: TrainConfig) -> str:
@@ -182,13 +194,13 @@ def _wire(
     """Which event calls which handler, and what it changes on the page."""
     preset, back, start, plan = head
     count, shown = len(fields), [*fields, plan, said]
+    hanging = [component for info, component in zip(handlers.drawn, fields, strict=True) if info.when]
     steps.navigate(told(handlers.navigate, count + 3), None, [preset, *shown], **LISTENERS)
     preset.input(told(handlers.take_preset, count + 2), [current, preset], shown, **LISTENERS)
     back.click(told(handlers.reset, count + 3), current, [preset, *shown], **LISTENERS)
     for component in fields:
         event = component.blur if isinstance(component, (gr.Textbox, gr.Number)) else component.input
-        inputs = [current, *fields]
-        event(told(handlers.edit, 3), inputs, [plan, preset, said], trigger_mode="always_last", **LISTENERS)
+        event(told(handlers.edit, 3 + len(hanging)), [current, *fields], [plan, preset, *hanging, said], **EDITS)
     start.click(told(handlers.start, 1), [current, *fields], said, **LISTENERS)
 
 
