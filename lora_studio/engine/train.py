@@ -2,38 +2,51 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_studio import torchvision_ops  # noqa: F401  isort: skip
-import torch
+from torch import Tensor
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import Note, Phase, Progress
-from lora_studio.engine import cache
+from lora_studio.engine import cache, distributed, hub
 from lora_studio.engine.adapters import Adapter
-from lora_studio.engine.buckets import StepPlan, steps_for
+from lora_studio.engine.buckets import StepPlan
 from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob
-from lora_studio.engine.data import Picture, Sampler, read_dataset
+from lora_studio.engine.data import Sampler, plan_for, read_dataset
+from lora_studio.engine.detect import read_header
+from lora_studio.engine.distributed import World
 from lora_studio.engine.families import open_family
-from lora_studio.engine.families.base import Family
+from lora_studio.engine.families.base import Family, Text
+from lora_studio.engine.memory import choose_precision, describe, prepare_network
 from lora_studio.engine.metadata import base_metadata
+from lora_studio.engine.parameters import part_rates
+from lora_studio.engine.picture import Picture
+from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
+from lora_studio.engine.shards import Shards
 from lora_studio.engine.state import newest_state
 from lora_studio.engine.trainer import Trainer
 
+CHUNK = 75
+"""Tokens that a CLIP text encoder reads at once, without begin and end."""
+TEXT_BATCH = 16
+
 
 def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
-    """Train a LoRA as `config` (a TrainJob) says, in the job's folder, on as many devices as it asks for. Returns a
+    """Train a LoRA as `config` (a TrainJob) says, in the job's folder, in as many processes as it asks for. Returns a
     summary."""
-    return distributed.run(train_alone, config, job)
+    wanted = TrainJob.load(config)
+    kind = choose_precision("fp32", 0).device.type
+    return distributed.launch(train_in_world, config, job, wanted.world, kind)
 
 
-def train_alone(config: dict[str, Any], job: JobContext, world: World) -> dict[str, Any]:
+def train_in_world(config: dict[str, Any], job: JobContext, world: World) -> dict[str, Any]:
     """The whole run as one of `world.size` processes sees it."""
     start = time.monotonic()
     trainer = prepare(TrainJob.load(config), job, world)
@@ -55,23 +68,25 @@ def train_alone(config: dict[str, Any], job: JobContext, world: World) -> dict[s
 
 def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> Trainer:
     """Load, encode, attach: everything before the first step."""
-    config, world = job.settings, world or World()
-    pictures = read_dataset(Path(job.dataset), config.data, job.trigger)
-    sampler = Sampler(pictures, config, world.size)
-    plan = sampler.plan
+    config = job.settings
+    pictures = read_dataset(Path(job.dataset), config.data)
     write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
-    base = hub.local(job.base, context)
-    precision = choose_precision(config.run.precision, network_size(base))
-    family = open_family(base, world.device(precision.device), precision.dtype, config.base)
+    base = hub.resolve(job.base, context.report)
+    precision = choose_precision(distributed.launched_precision() or config.run.precision, network_size(base))
+    world = world or World(device=precision.device)
+    sampler = Sampler(pictures, config, world.rank, world.size)
+    plan = plan_for(pictures, config, world.size)
+    family = open_family(base, world.device, precision.dtype, config.base)
     parts = trained_parts(config, family)
-    _warn_about(sampler, plan, config, family, context)
-    latents = encode_pictures(sampler, config, family, Path(job.cache), context)
+    _warn_about(pictures, plan, config, family, context)
+    store = cache.open_cache(Path(job.cache), config.run.cache_gb)
+    latents = encode_pictures(sampler, config, family, store, context)
     family.release("vae")
-    texts = text_states(sampler, config, family, parts, Path(job.cache), context)
-    adapter = Adapter(family, config.adapter, parts, config.run.seed)
-    for words in prepare_network(family.part("unet"), config.run, family.device):
-        context.report(Note(words))
+    texts = text_states(pictures, config, family, parts, store, context)
+    store.evict()
+    adapter, done = attach(config, family, parts, context)
+    context.report(Note(describe(precision, done)))
     trainer = Trainer(
         job=job,
         context=context,
@@ -81,7 +96,7 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
         plan=plan,
         latents=latents,
         texts=texts,
-        metadata=base_metadata(job, family, adapter, plan, sampler.training, precision.name),
+        metadata=base_metadata(job, family, adapter, plan, pictures, precision.name),
         draw=sample_drawer(job, family, sampler.training, context),
         fingerprint=fingerprint(pictures),
         world=world,
@@ -91,6 +106,33 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     if job.resume:
         resume(trainer, context)
     return trainer
+
+
+def attach(config: TrainConfig, family: Family, parts: list[str], context: JobContext) -> tuple[Adapter, list[str]]:
+    """The adapter on the base, and the network ready for training; what was done to it, in words."""
+    network, done = family.part("unet"), []
+    originals: dict[str, Tensor] = {}
+    if config.run.quantize != "none":
+        if config.adapter.init == "loftq":
+            originals = {name: w for name, w in network.state_dict().items() if name.endswith(".weight")}
+        count = quantize(network, config.run.quantize)
+        done.append(f"{count} layers of the frozen base in {config.run.quantize}")
+    adapter = Adapter(
+        family, config.adapter, parts, config.run.seed, lambda part, module: originals[f"{module}.weight"]
+    )
+    done += prepare_network(network, config.run, family.device, lambda text: context.report(Note(text, "warning")))
+    return adapter, done
+
+
+def network_size(base: Path) -> int:
+    """How many numbers the network that predicts has, by the headers of its files."""
+    files = sorted((base / "unet").glob("*.safetensors")) if base.is_dir() else [base]
+    shapes = [shape for file in files for name, shape in read_header(file)[0].items() if _of_network(name, base)]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _of_network(name: str, base: Path) -> bool:
+    return base.is_dir() or name.startswith("model.diffusion_model.")
 
 
 def trained_parts(config: TrainConfig, family: Family) -> list[str]:
@@ -116,7 +158,7 @@ def resume(trainer: Trainer, context: JobContext) -> None:
 
 
 def encode_pictures(
-    sampler: Sampler, config: TrainConfig, family: Family, folder: Path, context: JobContext
+    sampler: Sampler, config: TrainConfig, family: Family, store: Shards, context: JobContext
 ) -> cache.LatentCache:
     """The latents of every picture, in the cache."""
     context.report(Phase("cache", "Encoding the pictures"))
@@ -124,28 +166,33 @@ def encode_pictures(
     def progress(done: int, total: int) -> None:
         context.report(Progress(done, total, "pictures"))
 
-    limit = int(config.run.cache_gb * 2**30)
-    return cache.latents(sampler.variants(), family, folder, progress, limit=limit, stop=context.should_stop)
+    return cache.latents(sampler.wanted(), family, store, config.data, progress, context.should_stop)
 
 
 def text_states(
-    sampler: Sampler, config: TrainConfig, family: Family, parts: list[str], folder: Path, context: JobContext
+    pictures: list[Picture],
+    config: TrainConfig,
+    family: Family,
+    parts: list[str],
+    store: Shards,
+    context: JobContext,
 ) -> Callable[[list[str]], Text]:
     """How captions are turned into what the network reads. When no text part is trained and captions never vary, all
     are made now and the text encoders are let go."""
     clip_skip, weighted = config.run.clip_skip, config.data.weighted_captions
-    captions = sampler.captions()
+    captions = sorted({picture.caption for picture in pictures})
     longest = max(family.num_tokens(captions), default=0)
     chunks = max(1, min(config.data.max_tokens // CHUNK, -(-longest // CHUNK)))
     if set(parts) & set(family.text_parts):
         return lambda texts: family.encode_text(texts, clip_skip, chunks, weighted)
-    varying = config.data.shuffle_tags or config.data.tag_dropout
-    texts = cache.TextStates(family, clip_skip, chunks, weighted, None if varying else folder)
-    if varying:
+    vary = config.data.shuffle_tags or config.data.tag_dropout or config.objective.preservation
+    texts = cache.TextStates(family, clip_skip, None if vary else store, chunks, weighted)
+    if vary:
         return texts
-    for start in range(0, len(captions), 16):
-        texts(captions[start : start + 16])
-        context.report(Progress(min(start + 16, len(captions)), len(captions), "captions"))
+    captions += [""] if config.data.caption_dropout else []
+    for start in range(0, len(captions), TEXT_BATCH):
+        texts(captions[start : start + TEXT_BATCH])
+        context.report(Progress(min(start + TEXT_BATCH, len(captions)), len(captions), "captions"))
     for part in family.text_parts:
         family.release(part)
     return texts
@@ -190,11 +237,11 @@ def _warn_about(
     pictures: list[Picture], plan: StepPlan, config: TrainConfig, family: Family, context: JobContext
 ) -> None:
     """Say what is probably not meant, before the time is spent."""
-    long = family.count_cut_off([picture.caption for picture in pictures])
+    limit = config.data.max_tokens
+    long = sum(count > limit for count in family.num_tokens([picture.caption for picture in pictures]))
     if long:
-        context.report(
-            Note(f"{long} captions are longer than the text encoder reads; their ends are cut off.", "warning")
-        )
+        text = f"{long} captions are longer than data.max_tokens {limit}; their ends are cut off."
+        context.report(Note(text, "warning"))
     small = [size for size, count in plan.buckets.items() if count < config.data.batch_size]
     if small:
         shapes = ", ".join(f"{width} x {height}" for width, height in small[:5])

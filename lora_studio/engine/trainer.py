@@ -13,13 +13,13 @@ from torch import Tensor
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import FileWritten, Note, Phase, Step, Validation
-from lora_studio.engine import noise, objective
+from lora_studio.engine import distributed, noise, objective
 from lora_studio.engine.adapters import Adapter
 from lora_studio.engine.buckets import StepPlan
 from lora_studio.engine.cache import LatentCache
 from lora_studio.engine.checkpoint import save_lora
 from lora_studio.engine.config import ObjectiveConfig, TrainJob
-from lora_studio.engine.data import Picture, Sample, Sampler
+from lora_studio.engine.data import Batch, Sampler, without_trigger
 from lora_studio.engine.distributed import World
 from lora_studio.engine.ema import MovingAverage
 from lora_studio.engine.families.base import Family, Text
@@ -27,6 +27,7 @@ from lora_studio.engine.memory import Scaler
 from lora_studio.engine.metadata import at_save
 from lora_studio.engine.optimizers import averaged, make_optimizer, set_rate
 from lora_studio.engine.parameters import parameter_groups
+from lora_studio.engine.picture import Picture
 from lora_studio.engine.schedules import learning_rate
 from lora_studio.engine.state import State, restore_optimizer, save_state
 
@@ -63,11 +64,11 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config = self.job.settings
         groups = parameter_groups(self.adapter, self.config.optimizer)
-        self.optimizer = make_optimizer(groups, self.config.optimizer)
+        self.optimizer = make_optimizer(groups, self.config.optimizer, self.config.run.seed)
         self._parameters = self.adapter.parameters
         half = {torch.float32: None}.get(self.family.dtype, self.family.dtype)
         self._autocast = (lambda: torch.autocast(self.family.device.type, half)) if half else contextlib.nullcontext
-        self.scaler = Scaler(enabled=self.family.dtype == torch.float16)
+        self.scaler = Scaler(self.family.dtype)
         decay = self.config.run.ema_decay
         self.average = MovingAverage(dict(self.adapter.named_parameters()), decay) if decay else None
         self._state_time = time.monotonic()
@@ -95,7 +96,7 @@ class Trainer:
 
     def should_stop(self) -> bool:
         """Whether a stop was asked for; all processes of a run hear it at the same step."""
-        return self.world.agree(self.context.should_stop())
+        return bool(distributed.agree(self.context.should_stop(), self.world))
 
     def train_step(self) -> None:
         """One optimizer step: forward and backward over its batches, refuse what is not finite, move the weights."""
@@ -105,72 +106,61 @@ class Trainer:
         batches = self.sampler.batches(step, self.plan.steps_per_epoch)
         total = torch.zeros((), device=self.family.device)
         for index, batch in enumerate(batches):
+            if not len(batch):  # this process has no picture of a small last batch
+                continue
             loss = self.batch_loss(batch, step, index) / len(batches)
-            if loss.requires_grad:  # not so where this process has no picture of the batch
-                self.scaler.scale(loss).backward()
+            self.scaler.scaled(loss).backward()
             total += loss.detach()
-        self.world.sum_gradients(self._parameters)
+        distributed.sum_gradients(self._parameters, self.world)
         self.scaler.unscale(self._parameters)
         limit = self.config.optimizer.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
-        loss_value, norm_value = self.world.sum(torch.stack([total, norm / self.world.size])).tolist()
-        if self.scaler.skip(norm_value):
-            self.optimizer.zero_grad(set_to_none=True)  # fp16 overflowed: the scale is lowered, this step moves nothing
-        else:
-            self._refuse_not_finite(loss_value, norm_value, step, batches)
-            self._move(step)
+        loss_value, norm_value = torch.stack([total, norm]).tolist()  # the one wait for the device in a step
+        loss_value = distributed.mean(loss_value, self.world) * self.world.size
+        if self._may_move(loss_value, norm_value, step, batches):
+            self.optimizer.step()
+            if self.average:
+                self.average.update(step)
+        self.optimizer.zero_grad(set_to_none=True)
         self.step = step
         epoch = (step - 1) // self.plan.steps_per_epoch + 1
         seconds = time.monotonic() - start
         self.context.report(Step(step, self.plan.steps, epoch, loss_value, rates, round(seconds, 4), norm_value))
 
-    def _move(self, step: int) -> None:
-        """Let the optimizer act; bf16 weights are rounded by the chance of this step."""
-        torch.manual_seed(noise.generator(self.config.run.seed, "rounding", step).initial_seed())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(step)
-
-    def batch_loss(self, batch: list[Sample], step: int, index: int) -> Tensor:
-        """Loss of a batch, with the chance that belongs to this step and batch. Of several processes each takes its
-        own pictures; the losses add up to that of the whole batch."""
-        config = self.config.objective
-        chance = noise.generator(self.config.run.seed, "step", step, index)
-        torch.manual_seed(chance.initial_seed())  # dropout draws from torch's own generator
-        shape = (len(batch), *self.latents.shape(batch[0].picture))
-        drawn = noise.draw_noise(shape, config, chance)
-        timesteps = self.family.draw_timesteps(len(batch), config, chance)
-        shown = noise.perturb(drawn, config, chance)
-        rows = list(range(self.world.rank, len(batch), self.world.size))
-        if not rows:
-            return torch.zeros((), device=self.family.device)
-        mine, times = [batch[row] for row in rows], timesteps[rows].to(self.family.device)
-        latents = torch.stack([self.latents.get(sample) for sample in mine]).to(self.family.device)
-        found = self._losses(mine, latents, drawn[rows], shown[rows], times)
-        return found.sum() / len(batch)
-
-    def _losses(self, batch: list[Sample], latents: Tensor, drawn: Tensor, shown: Tensor, times: Tensor) -> Tensor:
-        """(B,) weighted loss of each picture, from latents and noise (B, C, h, w) and timesteps (B,)."""
+    def batch_loss(self, batch: Batch, step: int, index: int) -> Tensor:
+        """This process's part of a batch's mean loss, with the chance that belongs to this step and batch. Of several
+        processes each takes its own pictures; their parts add up to the mean over the whole batch."""
         config, family = self.config.objective, self.family
-        drawn, shown = drawn.to(latents.device), shown.to(latents.device)
-        snr = objective.snr(family.alphas_cumprod, times)
-        frames = torch.tensor([sample.frame for sample in batch], device=latents.device)
-        masks = self.latents.masks(batch)
+        chance = noise.generator(self.config.run.seed, "step", step, index)
+        self.adapter.drop(chance)
+        which = [sample.which for sample in batch]
+        latents = self.latents.batch(which).to(family.device)
+        drawn = noise.draw_noise((batch.total, *latents.shape[1:]), config, chance)
+        times = family.draw_timesteps(batch.total, config, chance)[batch.rows].to(family.device)
+        shown = noise.perturb(drawn, config, chance)[batch.rows].to(family.device)
+        drawn = drawn[batch.rows].to(family.device)
+        masks = self.latents.masks(which)
+        frames = torch.tensor([sample.frame for sample in batch], device=family.device)
         noisy = family.add_noise(latents, shown, times)
         answer = self.answer(noisy, times, [sample.caption for sample in batch], frames)
+        snr = objective.snr(family.alphas_cumprod, times)
         target = family.target(latents, drawn, times)
+        masks = None if masks is None else masks.to(family.device)
         found = objective.errors(answer, target, config, snr, times, masks)
         found = found * objective.weights(snr, family.prediction_type, config)
-        prior = [config.prior_weight if sample.picture.regularization else 1.0 for sample in batch]
-        found = found * torch.tensor(prior, device=found.device)
+        prior = objective.picture_weights([sample.picture.regularization for sample in batch], config)
+        found = found * prior.to(family.device)
         if config.preservation:
             found = found + config.preservation * self._preservation(batch, noisy, times, frames)
-        return found
+        return found.sum() / batch.total
 
-    def _preservation(self, batch: list[Sample], noisy: Tensor, times: Tensor, frames: Tensor) -> Tensor:
+    def _preservation(self, batch: Batch, noisy: Tensor, times: Tensor, frames: Tensor) -> Tensor:
         """(B,) how far the adapter moves the answer for prompts that it must leave alone."""
-        captions = [sample.unrelated for sample in batch]
+        prompts = self.config.objective.preservation_prompts
+        if prompts:
+            captions = [prompts[(self.step + row) % len(prompts)] for row in batch.rows]
+        else:
+            captions = [without_trigger(sample.caption, self.job.trigger) for sample in batch]
         with torch.no_grad(), self.adapter.off():
             wanted = self.answer(noisy, times, captions, frames)
         return (self.answer(noisy, times, captions, frames) - wanted).square().mean(dim=(1, 2, 3))
@@ -181,9 +171,12 @@ class Trainer:
             text = self.texts(captions).to(self.family.dtype)
             return self.family.predict(noisy.to(self.family.dtype), timesteps, text, frames).float()
 
-    def _refuse_not_finite(self, loss: float, norm: float, step: int, batches: list[list[Sample]]) -> None:
-        if loss - loss == 0 and norm - norm == 0:  # neither infinite nor NaN
-            return
+    def _may_move(self, loss: float, norm: float, step: int, batches: list[Batch]) -> bool:
+        """Whether the weights may be moved; False leaves out a step in which fp16 overflowed. Raises UserError when
+        loss or gradient are not finite and that is not the number format's doing."""
+        finite = loss - loss == 0 and norm - norm == 0  # neither infinite nor NaN
+        if self.scaler.update(finite) or (loss - loss == 0 and not self.scaler.exhausted):
+            return finite
         self.optimizer.zero_grad(set_to_none=True)
         names = sorted({sample.picture.file.name for batch in batches for sample in batch})
         what = "loss" if loss - loss != 0 else "gradient"
@@ -198,7 +191,7 @@ class Trainer:
 
     def obey(self) -> None:
         """Do what was asked for since the last step: save, sample, pause."""
-        for word in self.context.commands():
+        for word in distributed.agree(self.context.commands(), self.world):
             if word == "save" and self.step:
                 self.save_state()
                 self.save_checkpoint(f"-step{self.step:08d}")
@@ -207,7 +200,9 @@ class Trainer:
             elif word == "pause":
                 if self.step:
                     self.save_state()
-                self.context.wait_while_paused()
+                if self.world.leads:
+                    self.context.wait_while_paused()
+                distributed.barrier(self.world)
                 self.obey()
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
@@ -247,7 +242,7 @@ class Trainer:
 
     def save_checkpoint(self, ending: str) -> None:
         """Write the LoRA file in kohya's layout."""
-        if self.world.rank:
+        if not self.world.leads:
             return
         epoch = -(-self.step // self.plan.steps_per_epoch)
         name = f"checkpoints/{self.job.name}{ending}.safetensors"
@@ -261,7 +256,7 @@ class Trainer:
     def save_state(self) -> None:
         """Write all that resuming needs."""
         self._state_time = time.monotonic()
-        if self.world.rank:
+        if not self.world.leads:
             return
         facts = {
             "settings": self.config.to_dict(),
@@ -277,7 +272,7 @@ class Trainer:
 
     def sample(self) -> None:
         """Draw the sample pictures. Nothing that goes wrong there may end the run: it is told, and training goes on."""
-        if self.world.rank:
+        if not self.world.leads:
             return
         try:
             with self.as_saved():
@@ -298,7 +293,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> None:
         """Mean unweighted loss over the held-out pictures (else a fixed few) at noise and levels that never change."""
-        if self.world.rank:
+        if not self.world.leads:
             return
         for network in self.networks:
             network.eval()
@@ -310,12 +305,11 @@ class Trainer:
 
     def _validation_loss(self, picture: Picture) -> Tensor:
         count, family = VALIDATION_LEVELS, self.family
-        sample = Sample.plain(picture)
-        latents = self.latents.get(sample).to(family.device).expand(count, -1, -1, -1)
+        latents = self.latents.get(picture).to(family.device).expand(count, -1, -1, -1)
         chance = noise.generator(0, "validation", picture.sha256)
         drawn = noise.draw_noise(tuple(latents.shape), ObjectiveConfig(), chance).to(latents.device)
         times = family.fixed_timesteps(count)
-        frames = torch.tensor([sample.frame] * count, device=latents.device)
+        frames = torch.tensor([picture.frame] * count, device=latents.device)
         answer = self.answer(family.add_noise(latents, drawn, times), times, [picture.caption] * count, frames)
         return (answer - family.target(latents, drawn, times)).square().mean()
 
@@ -324,7 +318,7 @@ class Trainer:
         if self.sampler.held_out:
             return self.sampler.held_out[:VALIDATION_PICTURES]
         chance = random.Random(f"{self.config.run.seed} validation")
-        training = [picture for picture in self.sampler.training if not picture.regularization]
+        training = self.sampler.training
         return chance.sample(training, min(VALIDATION_PICTURES, len(training)))
 
     # --- resuming --------------------------------------------------------------------------------------------------
@@ -342,10 +336,10 @@ class Trainer:
                 "Set adapter.kind, adapter.rank, adapter.layers and the text encoder rates as they were, or start a "
                 "new run.",
             ) from error
-        restore_optimizer(state, self.optimizer)
+        restore_optimizer(state, self.optimizer, dict(self.adapter.named_parameters()))
         if self.average and state.extra:
             self.average.load(state.extra)
-        self.scaler.load(state.facts.get("scaler"))
+        self.scaler.load(state.facts.get("scaler", {}))
         self.step = state.step
         self.metadata = {**self.metadata, **_started(state.facts.get("metadata", {}))}
         before, now = _flat(state.facts.get("settings", {})), _flat(self.config.to_dict())

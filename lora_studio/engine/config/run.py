@@ -52,7 +52,7 @@ class RunConfig(Settings):
     """Saves memory by computing parts twice: of every block (full, about 40 % slower) or of the largest ones only
     (selective, about 15 % slower)."""
     quantize: Literal["none", "fp8", "int8", "nf4"] = "none"
-    """Keep the frozen base in fewer bits to save memory: fp8 and int8 need torchao, nf4 needs bitsandbytes."""
+    """Keep the frozen base in fewer bits to save memory. fp8 and int8 work everywhere, nf4 needs bitsandbytes."""
     offload_blocks: int = Field(0, ge=0, le=64)
     """Keep so many blocks of the frozen network in main memory and fetch each just before it is needed: less GPU
     memory, slower. 0 keeps all on the GPU."""
