@@ -48,7 +48,7 @@ PARTS: dict[str, dict[str, tuple[type, dict[str, Any]]]] = {
         "unet": (UNet2DConditionModel, SD2_UNET), "vae": (AutoencoderKL, VAE), "text_encoder": (CLIPTextModel, CLIP_H),
     },
     "sdxl": {
-        "unet": (UNet2DConditionModel, SDXL_UNET), "vae": (AutoencoderKL, VAE),
+        "unet": (UNet2DConditionModel, SDXL_UNET), "vae": (AutoencoderKL, {**VAE, "sample_size": 1024}),
         "text_encoder": (CLIPTextModel, CLIP_L), "text_encoder_2": (CLIPTextModelWithProjection, CLIP_G),
     },
 }  # fmt: skip
