@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -97,7 +98,7 @@ def read_lora(shapes: Shapes, metadata: Mapping[str, str]) -> LoraFile | None:
     parts = tuple(part for part, mark in PART_MARKS if any(name.startswith(mark) for name in modules))
     found = LoraFile(
         family=family,
-        kinds=tuple(sorted(set(kinds.values()), key=lambda kind: -list(kinds.values()).count(kind))),
+        kinds=tuple(kind for kind, _ in Counter(sorted(kinds.values())).most_common()),
         rank=next((rank for rank in map(_rank, modules.values()) if rank), 0),
         parts=parts,
         is_locon=any(e.get("lora_down.weight", ())[2:] not in ((), (1, 1)) for e in modules.values()),
@@ -216,7 +217,10 @@ def _family(modules: Mapping[str, Endings], metadata: Mapping[str, str]) -> str:
     family = family_by_width(width) if width else "unknown"
     if width == 0 and said in ("sd1", "") and _is_small(modules):
         family = "sd-small"
-    if sgm and family in ("unknown", "sd-small"):  # small or unknown, in the spelling that only SDXL files have
+    if (sgm or said == "sdxl") and family in (
+        "unknown",
+        "sd-small",
+    ):  # small or unknown, in the spelling that only SDXL files have
         return "sdxl"
     return family if family != "unknown" else said or "unknown"
 

@@ -118,7 +118,8 @@ def of_kind(kind: str, module: str = KOHYA, rows: int = 320, columns: int = 768)
         "ia3": {"weight": (rows,), "on_input": ()},
         "oft": {"oft_blocks": (rows // 8, 8, 8), "alpha": ()},
         "boft": {"oft_blocks": (3, rows // 8, 8, 8), "alpha": ()},
-        "glora": {"a1.weight": (columns, 8), "a2.weight": (8, columns), "b1.weight": (rows, 8), "b2.weight": (8, columns)},
+        "glora": {"a1.weight": (columns, 8), "a2.weight": (8, columns), "b1.weight": (rows, 8),
+                  "b2.weight": (8, columns)},
         "full": {"diff": (rows, columns)},
         "norm": {"w_norm": (rows,), "b_norm": (rows,)},
     }  # fmt: skip
