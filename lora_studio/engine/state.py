@@ -245,7 +245,8 @@ def _read(path: Path) -> State | None:
             return State(step, facts, load_file(path / "adapter.safetensors"), _first_version(tensors))
         structure = json.loads((path / "optimizer.json").read_text("utf-8"))
         weights, extra = (load_file(path / f"{name}.safetensors") for name in ("weights", "extra"))
-        return State(step, facts, weights, _unpack(structure, tensors), extra)
+        optimizer = _unpack(structure, tensors)
+        return State(step, facts, weights, optimizer, extra) if set(optimizer) == {"kind", "groups", "memory"} else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
 
