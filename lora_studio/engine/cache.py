@@ -240,7 +240,7 @@ class TextStates:
     ) -> None:
         self.encoder, self.clip_skip, self.store = encoder, clip_skip, store
         self.chunks, self.weighted, self.memory_bytes = chunks, weighted, memory_bytes
-        self._identity = encoder.identity("text") if store else ""
+        self._identity = encoder.identity("text") if store is not None else ""
         self._memory: OrderedDict[str, Text] = OrderedDict()
         self._bytes = 0
 
@@ -270,7 +270,7 @@ class TextStates:
         if text in self._memory:
             self._memory.move_to_end(text)
             return self._memory[text]
-        entry = self.store.read(self.key(text)) if self.store else None
+        entry = self.store.read(self.key(text)) if self.store is not None else None
         if entry is None or not all(bool(torch.isfinite(value).all()) for value in entry.values()):
             return None
         kept = Text(**entry).to(self.encoder.device)
@@ -278,7 +278,7 @@ class TextStates:
         return kept
 
     def _keep(self, text: str, states: Text) -> None:
-        if self.store:
+        if self.store is not None:
             self.store.add(self.key(text), states.tensors())
         self._remember(text, states)
 

@@ -30,7 +30,7 @@ from lora_studio.core.files import atomic_path, write_text
 SHARD_ENTRIES = 64
 SHARD_BYTES = 64 * 2**20
 FLUSH_SECONDS = 30.0  # a kill costs at most about this much work
-OPEN_SHARDS = 16  # mapped into memory at once
+OPEN_SHARDS = 8  # mapped into memory at once; opening one takes a quarter of a millisecond
 LOCK_SECONDS = 30.0
 LEFTOVER_SECONDS = 3600.0  # an unfinished file this old belongs to nobody any more
 FORMAT = 1  # of shards and index; raise when either changes
@@ -84,16 +84,27 @@ class Shards:
         if not self.has(key):
             return None
         shard = self._where[key]
+        entry = self._entry(shard, key)
+        if entry is None:
+            self._salvage(shard)
+        return entry
+
+    def _entry(self, shard: str, key: str) -> Entry | None:
+        """An entry out of a shard; None when it is not what was written."""
         try:
             opened, sums = self._opened(shard)
             entry = {name: opened.get_tensor(f"{key}.{name}").clone() for name in sums[key]}
             whole = all(checksum(value) == sums[key][name] for name, value in entry.items())
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            whole = False
-        if whole:
-            return entry
+            return None
+        return entry if whole else None
+
+    def _salvage(self, shard: str) -> None:
+        """Drop a damaged shard; what is whole in it is written again with the next."""
+        whole = {key: entry for key in self._shards[shard].keys if (entry := self._entry(shard, key)) is not None}
         self._drop(shard)
-        return None
+        for key, entry in whole.items():
+            self.add(key, entry)
 
     def discard(self, key: str) -> None:
         """Drop the shard that holds this entry: what it says is not to be believed."""
