@@ -99,7 +99,8 @@ def make_sdxl_base(folder: Path, seed: int = 0, **scheduler: object) -> Path:
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 8, 16), layers_per_block=2, norm_num_groups=4, attention_head_dim=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 1, 2),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
         cross_attention_dim=16 + 24, use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 20,
     )  # fmt: skip

@@ -5,7 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lora_studio.engine.prompts import apply_weights, chunk_tokens, chunks_for, escape, parse_weights, token_rows, tokenize
+from lora_studio.engine.prompts import (
+    apply_weights,
+    chunk_tokens,
+    chunks_for,
+    escape,
+    parse_weights,
+    token_rows,
+    tokenize,
+)
 from tests.tiny import tokenizer
 
 

@@ -11,6 +11,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -111,7 +112,7 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, remedy: str) -> nn
             variant=variant or None,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{where} cannot be loaded: {' '.join(str(error).split())[:300]}.", remedy) from error
     missing = sorted(told["missing_keys"])
     if missing:  # the libraries would go on with chance in their place
