@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from lora_studio.engine.config import BaseConfig
 
+AS_IT_SAYS = BaseConfig()
+"""Take a base as it describes itself."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -55,7 +58,7 @@ class Family(Protocol):
     """(T,) share of the picture left at each timestep, fp32 on the device; zero at the end for zero terminal SNR."""
 
     @classmethod
-    def load(cls, path: Path, device: torch.device, dtype: torch.dtype, config: BaseConfig) -> Self:
+    def load(cls, path: Path, device: torch.device, dtype: torch.dtype, config: BaseConfig = AS_IT_SAYS) -> Self:
         """Open the base at `path` (folder or single file) without reading weights. Raises UserError when it is no
         such base."""
         ...
@@ -80,13 +83,18 @@ class Family(Protocol):
         """(B, 3, H, W) in -1..1 -> scaled latents (B, C, h, w), without chance."""
         ...
 
-    def num_tokens(self, captions: list[str]) -> list[int]:
-        """Tokens of each caption, without begin and end."""
+    def decode_images(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> pixels (B, 3, H, W) in about -1..1, in fp32 whatever the others are in."""
+        ...
+
+    def num_tokens(self, captions: list[str], weighted: bool = False) -> list[int]:
+        """Tokens of each caption, without begin and end; `weighted` reads (word:1.2)."""
         ...
 
     def encode_text(self, captions: list[str], clip_skip: int, chunks: int = 1, weighted: bool = False) -> Text:
-        """Captions -> what the network reads; gradients flow. `chunks` pieces of 75 tokens each, more is cut off;
-        `weighted` reads (word:1.2)."""
+        """Captions -> what the network reads; gradients flow. Always `chunks` pieces of 75 tokens each: what a caption
+        has more is cut off, what it has less is filled up with empty pieces, so it does not depend on its company.
+        `weighted` reads (word:1.2). `clip_skip` counts from 1, the family's standard."""
         ...
 
     def draw_timesteps(self, count: int, config: Any, generator: torch.Generator) -> Tensor:
@@ -111,7 +119,8 @@ class Family(Protocol):
         ...
 
     def pipeline(self, sampler: str) -> Any:
-        """A diffusers pipeline over the very parts held here, with the named sampler."""
+        """A diffusers pipeline over the very parts held here, with the named sampler. Its VAE is in fp32: ask it for
+        latents and decode them by `decode_images`."""
         ...
 
     def sampler(self, name: str) -> Any:
