@@ -196,7 +196,8 @@ def join_launched() -> World:
             )
     from accelerate import PartialState  # takes seconds; most runs have one process
 
-    state = PartialState(timeout=PATIENCE)
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     return World(state.process_index, state.num_processes, state.device)
 
 
