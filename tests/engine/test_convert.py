@@ -229,6 +229,15 @@ def test_files_of_peft_with_transformers_5_are_read() -> None:
     assert both[0] == both[1] and "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight" in both[0][0]
 
 
+def test_dora_of_peft_is_read_with_and_without_its_ending() -> None:
+    found = []
+    for ending in ("", ".weight"):
+        pair = {f"{PEFT}.lora_A.weight": torch.ones(2, 768), f"{PEFT}.lora_B.weight": torch.ones(320, 2)}
+        tensors, _ = raw(pair | {f"{PEFT}.lora_magnitude_vector{ending}": torch.ones(320)}, {})
+        found.append(to_kohya(tensors, {})[0])
+    assert found[0] == found[1] and found[0][f"{KEY}.dora_scale"].shape == (320, 1)
+
+
 def of(**endings: tuple[int, ...]) -> dict[str, Tensor]:
     return {f"{KEY}.{name.replace('__', '.')}": torch.ones(shape) for name, shape in endings.items()}
 

@@ -7,6 +7,7 @@ from typing import Any
 from lora_studio import torchvision_ops  # noqa: F401  isort: skip
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 
 from lora_studio.core.errors import UserError
@@ -200,6 +201,17 @@ def test_what_lacks_or_is_odd_is_named(harm: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         SingleFile(path).part("unet", torch.float32)
     assert words in str(caught.value) and caught.value.remedy
+
+
+def test_sizes_that_the_published_make_does_not_allow_are_refused(tmp_path: Path) -> None:
+    """Normalisation in 32 groups is not in the file, so narrower layers cannot be understood."""
+    parts = tiny_parts("sd1", vocabulary=600)
+    parts["unet"] = UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=64, norm_num_groups=4, attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="odd make"):
+        SingleFile(write(tmp_path / "b.safetensors", whole_state("sd1", parts))).part("unet", torch.float32)
 
 
 def test_a_file_that_is_cut_off_is_refused(written, tmp_path: Path) -> None:

@@ -59,10 +59,16 @@ class SingleFile:
     def part(self, name: str, dtype: torch.dtype) -> nn.Module:
         """A network with its weights in `dtype`, on the CPU. Raises UserError naming a missing or odd key."""
         part = self._find(name)
-        with torch.device("meta"):
-            network = CLASSES[name](**part.config)
+        try:
+            with torch.device("meta"):
+                network = CLASSES[name](**part.config)
+            wanted = sources(part, network)
+        except ValueError as error:  # a size that the published make does not allow, or a layer without a place
+            raise UserError(
+                f"The {name} of {self.path.name} is of an odd make: {error}.", "Use this model as a folder."
+            ) from error
         shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        state = self._read(part, sources(part, network), shapes, dtype)
+        state = self._read(part, wanted, shapes, dtype)
         network.load_state_dict(state, assign=True)
         for buffer_name, buffer in list(network.named_buffers()):
             if buffer.is_meta:  # CLIP's positions are counted, not stored
