@@ -359,6 +359,17 @@ def test_files_say_what_base_they_are_for(kind: str, version: str, architecture:
     assert all(isinstance(value, str) for value in told.values())
 
 
+def test_a_base_is_opened_as_the_family_it_is_of(base: Path, sdxl_base: Path, tmp_path: Path) -> None:
+    assert type(open_family(base, CPU, FP32)) is StableDiffusion
+    family = open_family(sdxl_base, CPU, FP32, BaseConfig(prediction="v_prediction"))
+    assert type(family) is StableDiffusionXL and family.prediction_type == "v_prediction"
+    file = write(tmp_path / "xl.safetensors", whole_state("sdxl", tiny_parts("sdxl")))
+    assert type(open_family(file, CPU, FP32)) is StableDiffusionXL
+    lora = write(tmp_path / "lora.safetensors", {"lora_unet_x.lora_down.weight": torch.ones(1, 2)})
+    with pytest.raises(UserError, match=r"lora\.safetensors cannot be used"):
+        open_family(lora, CPU, FP32)
+
+
 def test_the_starter_opens_and_reads_its_own_text_pool() -> None:
     family = open_family(assets() / "starter/base", CPU, FP32)
     assert isinstance(family, LatentFamily) and family.part("unet").config.addition_embed_type == "text"
