@@ -89,9 +89,11 @@ def escape(text: str) -> str:
 def tokenize(tokenizer: Any, texts: Sequence[str], weighted: bool) -> list[list[tuple[int, float]]]:
     """Tokens of each text with their weights, without begin and end. Unless `weighted`, brackets are plain text."""
     pieces = [parse_weights(text) if weighted else [(text, 1.0)] for text in texts]
-    # half of a surrogate pair is no text that a tokenizer takes
+    # Half of a surrogate pair is no text that a tokenizer takes. Special tokens are split, for `!` is padding and an
+    # ordinary word at once to OpenCLIP, which learned captions with the word (diffusers 0.42 reads it as padding).
     flat = [piece.encode("utf-8", "replace").decode("utf-8") for row in pieces for piece, _ in row]
-    ids = iter(tokenizer(flat, add_special_tokens=False, verbose=False).input_ids if flat else [])
+    plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    ids = iter(tokenizer(flat, **plain).input_ids if flat else [])
     return [[(token, weight) for _, weight in row for token in next(ids)] for row in pieces]
 
 

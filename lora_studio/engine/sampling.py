@@ -136,6 +136,8 @@ class Drawer:
                 self.pipeline.load_lora_weights(even_alphas(tensors), adapter_name="lora")
             else:
                 self._apply(tensors, 1.0)
+        except UserError as error:
+            raise UserError(f"{lora.name}: {error.message}", error.remedy) from error
         except (ValueError, RuntimeError, KeyError) as error:
             self.pipeline.unload_lora_weights()
             text = " ".join(str(error).split())[:200]

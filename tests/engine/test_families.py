@@ -22,6 +22,7 @@ from lora_studio.engine.families.parts import load_part, weight_files
 from lora_studio.engine.families.sd import StableDiffusion, StableDiffusion2
 from lora_studio.engine.families.sdxl import StableDiffusionXL
 from tests.engine.conftest import KINDS
+from tests.engine.original import tiny_parts, vae_state, whole_state, write
 from tests.tiny import make_vae, text_config
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -173,6 +174,42 @@ def test_a_vae_that_does_not_fit_is_named_with_the_mend(base: Path, tmp_path: Pa
         assert "base.vae" in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "scaling"), [("base", 0.5), ("sdxl_base", 0.25)])
+def test_a_vae_in_one_file_is_scaled_as_the_bases_own(
+    kind: str, scaling: float, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    vae = tiny_parts("sd1")["vae"]
+    file = write(tmp_path / "vae.safetensors", vae_state(vae))
+    family = KINDS[kind].load(request.getfixturevalue(kind), CPU, FP32, BaseConfig(vae=str(file)))
+    assert family.part("vae").config.scaling_factor == scaling and same(family.part("vae"), vae)
+    assert family.identity("vae") != KINDS[kind].load(family.path, CPU, FP32).identity("vae")
+
+
+# --- a base in one file -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sd1", StableDiffusion), ("sd2", StableDiffusion2), ("sdxl", StableDiffusionXL)]
+)
+def test_a_base_in_one_file_reads_and_answers_like_its_parts(name: str, kind: type, tmp_path: Path) -> None:
+    parts = tiny_parts(name)
+    file = write(tmp_path / "base.safetensors", whole_state(name, parts))
+    family = kind.load(file, CPU, FP32)
+    assert all(same(family.part(part), network) for part, network in parts.items())
+    own = [family.identity(part) for part in ("unet", "vae", "text")]
+    assert len(set(own)) == 3
+    text = family.encode_text(["a red cat"], 1)
+    tokens = [49406, 320, 736, 2368, 49407]
+    answer = parts[family.text_parts[-1]](torch.tensor([tokens]), output_hidden_states=True)
+    states = answer.hidden_states[-2] if name == "sdxl" else answer.last_hidden_state
+    assert torch.allclose(text.states[0, :5, -states.shape[-1] :], states[0], atol=1e-5)
+    assert (text.pooled is None) == (name != "sdxl")
+    if text.pooled is not None:
+        assert torch.allclose(text.pooled, answer.text_embeds, atol=1e-5)
+    assert family.prediction_type == ("v_prediction" if name == "sd2" else "epsilon")
+    assert kind.load(file, CPU, FP32, BaseConfig(prediction="v_prediction")).prediction_type == "v_prediction"
+
+
 # --- noise schedule ---------------------------------------------------------------------------------------------
 
 
@@ -320,6 +357,17 @@ def test_files_say_what_base_they_are_for(kind: str, version: str, architecture:
     assert told["ss_base_model_version"] == version and told["modelspec.architecture"] == architecture
     assert told["ss_v2"] == str(KINDS[kind] is StableDiffusion2)
     assert all(isinstance(value, str) for value in told.values())
+
+
+def test_a_base_is_opened_as_the_family_it_is_of(base: Path, sdxl_base: Path, tmp_path: Path) -> None:
+    assert type(open_family(base, CPU, FP32)) is StableDiffusion
+    family = open_family(sdxl_base, CPU, FP32, BaseConfig(prediction="v_prediction"))
+    assert type(family) is StableDiffusionXL and family.prediction_type == "v_prediction"
+    file = write(tmp_path / "xl.safetensors", whole_state("sdxl", tiny_parts("sdxl")))
+    assert type(open_family(file, CPU, FP32)) is StableDiffusionXL
+    lora = write(tmp_path / "lora.safetensors", {"lora_unet_x.lora_down.weight": torch.ones(1, 2)})
+    with pytest.raises(UserError, match=r"lora\.safetensors cannot be used"):
+        open_family(lora, CPU, FP32)
 
 
 def test_the_starter_opens_and_reads_its_own_text_pool() -> None:

@@ -154,9 +154,9 @@ def test_prompts_are_read_as_diffusers_reads_them(kind: str, clip_skip: int, ope
         object.__setattr__(encoder, "text_model", encoder)  # diffusers 0.42 looks there, transformers 5 has it no more
     theirs = pipeline.encode_prompt(
         prompt=CAPTIONS[0], device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=True,
-        negative_prompt="bad, ugly!", clip_skip=clip_skip - 1 or None,
+        negative_prompt="bad, ugly", clip_skip=clip_skip - 1 or None,
     )  # fmt: skip
-    ours = family.conditions([CAPTIONS[0]], "bad, ugly!", clip_skip)
+    ours = family.conditions([CAPTIONS[0]], "bad, ugly", clip_skip)
     order = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     assert len(theirs) == len(ours)
     for name, value in zip(order, theirs, strict=False):

@@ -137,9 +137,8 @@ def _other_vae(base: Path, path: Path, dtype: torch.dtype, scaling: float) -> nn
     if source.is_dir():
         vae = _from_folder(source, "vae", dtype, VAE_REMEDY)
     else:
-        vae = SingleFile(source).part("vae", dtype)
         # a file of weights does not say how its latents are scaled: the base does
-        vae.register_to_config(scaling_factor=_scaling(base, scaling))
+        vae = SingleFile(source, _scaling(base, scaling)).part("vae", dtype)
     wanted = _config(base / "unet").get("in_channels", 4)
     if vae.config.latent_channels != wanted:
         raise UserError(
