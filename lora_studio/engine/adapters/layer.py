@@ -72,7 +72,9 @@ class Layer:
 
 def weight_shape(module: nn.Module) -> torch.Size:
     """Of the frozen weight, (out, in) or (out, in, k, k), however it is stored."""
-    return module.weight.shape if isinstance(module, nn.Conv2d) else torch.Size((module.out_features, module.in_features))
+    return (
+        module.weight.shape if isinstance(module, nn.Conv2d) else torch.Size((module.out_features, module.in_features))
+    )
 
 
 def base_weight(module: nn.Module) -> Tensor:
