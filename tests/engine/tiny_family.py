@@ -6,19 +6,8 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lora_studio.engine.families.layers import text_layers, unet_layers
 from lora_studio.engine.keys import kohya_name
-
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
-INNER = {
-    "Attention": ("attention", ATTENTION),
-    "FeedForward": ("attention+ff", ("net.0.proj", "net.2")),
-    "Transformer2DModel": ("attention+ff", ("proj_in", "proj_out")),
-    "ResnetBlock2D": ("all", ("conv1", "conv2", "time_emb_proj", "conv_shortcut")),
-    "Downsample2D": ("all", ("conv",)),
-    "Upsample2D": ("all", ("conv",)),
-}
-REACH = {"attention": ("attention",), "attention+ff": ("attention", "attention+ff")}
 
 
 def tiny_unet(xl: bool) -> UNet2DConditionModel:
@@ -51,8 +40,15 @@ def tiny_unet(xl: bool) -> UNet2DConditionModel:
 def tiny_text(kind: type[nn.Module] = CLIPTextModel) -> nn.Module:
     return kind(
         CLIPTextConfig(
-            vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            projection_dim=32, max_position_embeddings=16, bos_token_id=98, eos_token_id=99,
+            vocab_size=100,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=32,
+            max_position_embeddings=16,
+            bos_token_id=98,
+            eos_token_id=99,
         )  # fmt: skip
     )
 
@@ -77,7 +73,7 @@ class TinyFamily:
         return self.parts[name]
 
     def adapter_layers(self, layers: str, parts: list[str]) -> dict[str, list[str]]:
-        return {part: layer_names(self.parts[part], layers) for part in parts}
+        return {part: (unet_layers if part == "unet" else text_layers)(self.parts[part], layers) for part in parts}
 
     def key_name(self, part: str, module: str) -> str:
         return kohya_name(self.name, part, module)
@@ -92,18 +88,3 @@ class TinyFamily:
         unet = self.parts["unet"]
         answer = unet(latents, torch.tensor([10, 700]), torch.cat(text, dim=-1), added_cond_kwargs=told).sample
         return torch.cat([answer.flatten(), *[states.flatten() for states in text]])
-
-
-def layer_names(network: nn.Module, layers: str) -> list[str]:
-    """Names of the layers that adapter.layers means."""
-    reach = REACH.get(layers, ("attention", "attention+ff", "all"))
-    if not isinstance(network, UNet2DConditionModel):
-        wanted = TEXT if layers == "attention" else (*TEXT, "fc1", "fc2")
-        return [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.endswith(wanted)]
-    found = []
-    for name, module in network.named_modules():
-        level, wanted = INNER.get(type(module).__name__, ("never", ()))
-        inner = dict(module.named_modules())
-        if level in reach:
-            found += [f"{name}.{own}" for own in wanted if isinstance(inner.get(own), (nn.Linear, nn.Conv2d))]
-    return found

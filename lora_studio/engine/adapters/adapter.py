@@ -22,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ALGORITHMS = {"dora": "lora", "oft": "diag-oft"}
 """LyCORIS' names for kinds where they differ from ours."""
 EXACT = ("dora_scale",)
-"""Always fp32: rounding the length of a row of W changes more than a whole training may."""
+"""Never in half precision: rounding the length of a row of W changes more than a whole training may."""
 Originals = Callable[[str, str], Tensor]
 """(part, module) -> its weight before it was quantised."""
 
@@ -74,7 +74,8 @@ class Adapter:
         self.layers[name] = layer
         self.module_names[name] = f"{part}.{module}"
         for ending, parameter in layer.trained().items():
-            parameter.data = parameter.data.to(torch.float32 if ending in EXACT else DTYPES[self.config.precision])
+            if ending not in EXACT:
+                parameter.data = parameter.data.to(DTYPES[self.config.precision])
             self.groups.setdefault(part, []).append(parameter.requires_grad_(True))
 
     # --- the weights -----------------------------------------------------------------------------------------------

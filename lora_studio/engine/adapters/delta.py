@@ -77,7 +77,7 @@ def _turned(kind: str, w: dict[str, Tensor], base: Tensor) -> Tensor:
     turns = formulas.rotation(w["oft_blocks"], float(w.get("alpha", 0.0)) * out)
     act = formulas.turn if kind == "oft" else formulas.butterfly
     rows = base.flatten(1)
-    change = act(rows.T, turns).T
+    change = act(rows, turns)
     if "rescale" in w:
         change = w["rescale"].view(-1, 1) * (rows + change) - rows
     return change

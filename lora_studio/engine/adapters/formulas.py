@@ -56,9 +56,8 @@ def lokr(w: Tensors, shape: torch.Size, scale: float) -> Tensor:
 
 def glora(w: Tensors, base: Tensor, scale: float) -> Tensor:
     """(W a1 a2 + b1 b2) * scale, in the shape of the frozen weight W; A acts on each point of a kernel alike."""
-    a1, a2 = w["a1.weight"].flatten(1), w["a2.weight"].flatten(1)
-    inner = torch.einsum("oi...,ir->or...", base, a1)
-    by_base = torch.einsum("or...,rj->oj...", inner, a2)
+    inner = torch.einsum("oi...,ir->or...", base, w["a1.weight"].flatten(1))
+    by_base = torch.einsum("or...,rj->oj...", inner, w["a2.weight"].flatten(1))
     return (by_base + low_rank(w["b1.weight"], w["b2.weight"]).reshape(base.shape)) * scale
 
 
@@ -75,22 +74,21 @@ def rotation(blocks: Tensor, limit: float = 0.0) -> Tensor:
     return 2 * torch.linalg.solve(one - skew, skew)
 
 
-def turn(values: Tensor, turns: Tensor) -> Tensor:
-    """OFT on the last axis: (..., out) -> what (blocks, b, b) `turns` = R - 1 add to it. LyCORIS has R transposed."""
-    blocks = values.unflatten(-1, turns.shape[:2])
-    return torch.einsum("knm,...kn->...km", turns, blocks).flatten(-2)
+def turn(rows: Tensor, turns: Tensor) -> Tensor:
+    """OFT: (out, n) -> what (blocks, b, b) `turns` = R - 1 add to the rows. LyCORIS has R transposed."""
+    return (turns.transpose(1, 2) @ rows.unflatten(0, turns.shape[:2])).flatten(0, 1)
 
 
-def butterfly(values: Tensor, turns: Tensor) -> Tensor:
-    """BOFT on the last axis: (..., out) -> what the stages of (stages, blocks, b, b) `turns` = R - 1 add to it.
+def butterfly(rows: Tensor, turns: Tensor) -> Tensor:
+    """BOFT: (out, n) -> what the stages of (stages, blocks, b, b) `turns` = R - 1 add to the rows.
 
     Stage i turns blocks whose members lie 2^i * b / 2 apart.
     """
-    change = torch.zeros_like(values)
+    change = torch.zeros_like(rows)
     for stage, stage_turns in enumerate(turns):
-        apart = 2**stage * turns.shape[-1] // 2
-        mixed = (values + change).unflatten(-1, (-1, 2, apart)).transpose(-2, -1).flatten(-3)
-        mixed = mixed.unflatten(-1, (-1, turns.shape[-1]))
-        turned = torch.einsum("bij,...bj->...bi", stage_turns, mixed).flatten(-2)
-        change = change + turned.unflatten(-1, (-1, apart, 2)).transpose(-2, -1).flatten(-3)
+        size = stage_turns.shape[-1]
+        apart = 2**stage * size // 2
+        mixed = (rows + change).unflatten(0, (-1, 2, apart)).transpose(1, 2).flatten(0, 2)
+        turned = (stage_turns @ mixed.unflatten(0, (-1, size))).flatten(0, 1)
+        change = change + turned.unflatten(0, (-1, apart, 2)).transpose(1, 2).flatten(0, 2)
     return change

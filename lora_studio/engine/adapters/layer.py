@@ -72,7 +72,9 @@ class Layer:
 
 def weight_shape(module: nn.Module) -> torch.Size:
     """Of the frozen weight, (out, in) or (out, in, k, k), however it is stored."""
-    return module.weight.shape if isinstance(module, nn.Conv2d) else torch.Size((module.out_features, module.in_features))
+    return (
+        module.weight.shape if isinstance(module, nn.Conv2d) else torch.Size((module.out_features, module.in_features))
+    )
 
 
 def base_weight(module: nn.Module) -> Tensor:
@@ -88,10 +90,10 @@ def base_weight(module: nn.Module) -> Tensor:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether the layer holds its weight in fewer than 16 bits."""
-    weight = module.weight
-    narrow = type(module).__name__ in ("Linear4bit", "Linear8bitLt") or weight.element_size() < 2
-    return narrow or (type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "dequantize"))
+    """Whether it is a linear layer that holds its weight in fewer bits: a class of its own, or a tensor of its own."""
+    if not isinstance(module, nn.Linear):
+        return False
+    return type(module) is not nn.Linear or type(module.weight) not in (Tensor, nn.Parameter)
 
 
 def like(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:

@@ -144,6 +144,7 @@ def inject(network: nn.Module, sizes: Mapping[str, Size], kind: str, chance: Cha
         layer.dora_scale, layer.mends = None, False
         for buffer in ("start_down", "start_up"):
             layer.register_buffer(buffer, None, persistent=False)
+        layer.train(layer.base_layer.training)  # peft's layers begin in training
         for matrix in (layer.down, layer.up):
             matrix.data = matrix.data.float()
         if kind == "dora":

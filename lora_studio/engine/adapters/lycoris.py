@@ -13,7 +13,9 @@ from typing import Any
 
 from lora_studio import torchvision_ops  # noqa: F401  isort: skip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lora_studio.core.errors import UserError
 from lora_studio.engine.adapters import formulas
@@ -93,15 +95,15 @@ def place(ending: str) -> str:
 
 
 class Rebuilt(Wrapped):
-    """The change of the weight is built whole, in wide numbers, and is applied to the input: LoHa, LoKr, GLoRA."""
+    """The change of the weight is built whole, in wide numbers, and is applied to the input."""
 
     kind: str
 
     def change(self, x: Tensor, result: Tensor, chance: Chance | None) -> Tensor:
+        x = x if chance is None else chance.thin(x)
         with torch.autocast(x.device.type, enabled=False):
             weight = self.weight_change()
-        (weight,) = like(x, weight)
-        return operate(self.base_layer, x if chance is None else chance.thin(x), weight)
+        return operate(self.base_layer, x, *like(x, weight))
 
     def weight_change(self) -> Tensor:
         """In the shape of the frozen weight."""
@@ -110,25 +112,27 @@ class Rebuilt(Wrapped):
             return formulas.loha(tensors, self.scale).reshape(shape)
         if self.kind == "lokr":
             return formulas.lokr(tensors, shape, self.scale)
-        base = base_weight(self.base_layer).to(tensors["a1.weight"].dtype)
-        return formulas.glora(tensors, base, self.scale)
+        base = wide(base_weight(self.base_layer))
+        if self.kind == "glora":
+            return formulas.glora(tensors, base, self.scale)
+        turns = formulas.rotation(tensors["oft_blocks"])
+        if self.kind == "oft":
+            return formulas.turn(base.flatten(1), turns).reshape(shape)
+        # its stages each keep a weight for the gradient; computed again there, they do not
+        return checkpoint(formulas.butterfly, base.flatten(1), turns, use_reentrant=False).reshape(shape)
 
 
-class Turned(Wrapped):
-    """What the frozen layer answers is turned, its bias apart: OFT, BOFT. Needs no weight, so any storage will do."""
-
-    kind: str
+class GLoRALinear(Rebuilt):
+    """GLoRA in a linear layer: W a1 a2 + b1 b2 are two thin factors, [W a1, b1] and [a2; b2]."""
 
     def change(self, x: Tensor, result: Tensor, chance: Chance | None) -> Tensor:
-        blocks = self.together()["oft_blocks"]
+        x = x if chance is None else chance.thin(x)
+        w = self.together()
         with torch.autocast(x.device.type, enabled=False):
-            turns = formulas.rotation(blocks)
-        values = without_bias(self.base_layer, result)
-        if chance is not None:
-            values = chance.thin(values)
-        axis = channel_axis(self.base_layer)
-        act = formulas.turn if self.kind == "oft" else formulas.butterfly
-        return act(values.movedim(axis, -1), turns.to(values.dtype)).movedim(-1, axis)
+            up = torch.cat([wide(base_weight(self.base_layer)) @ w["a1.weight"], w["b1.weight"]], dim=1) * self.scale
+        down = torch.cat([w["a2.weight"], w["b2.weight"]])
+        down, up = like(x, down, up)
+        return F.linear(F.linear(x, down), up)
 
 
 class IA3(Wrapped):
@@ -171,9 +175,10 @@ def make_layer(name: str, base: nn.Module, size: Size, config: AdapterConfig) ->
         return layer
     if config.kind in ("oft", "boft"):
         tensors, _, _ = parameters(name, base, config, block_size(config, name, base), alpha=0.0)
-        layer = Turned(base, tensors, alpha=0.0, scale=1.0)
+        layer = Rebuilt(base, tensors, alpha=0.0, scale=1.0)
     else:
-        layer = Rebuilt(base, *parameters(name, base, config, size.rank, size.alpha))
+        thin = config.kind == "glora" and isinstance(base, nn.Linear)
+        layer = (GLoRALinear if thin else Rebuilt)(base, *parameters(name, base, config, size.rank, size.alpha))
         layer.zeros = tuple(ending for ending in FIRST_ZEROS[config.kind] if ending in layer.endings)
     layer.kind = config.kind
     return layer
