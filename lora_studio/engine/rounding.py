@@ -25,7 +25,7 @@ def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
     """
     chance = torch.randint(0, _LOW, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     rounded = (values.contiguous().view(torch.int32) + chance) & -_LOW
-    # Added to the bits of an infinity, it would make a NaN.
+    # A NaN with all bits set would overflow into a zero.
     return torch.where(values.isfinite(), rounded.view(torch.float32), values).to(torch.bfloat16)
 
 
