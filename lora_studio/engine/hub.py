@@ -42,13 +42,30 @@ class RemoteFile:
     """The name of its data in the hub's cache."""
 
 
+def is_name(base: str) -> bool:
+    """Whether `base` is written as a name on the hub."""
+    return NAME.fullmatch(base.strip()) is not None and ".." not in base
+
+
+def at_hand(base: str, report: Callable[[Event], None]) -> Path:
+    """The base at a path, or fetched by its name on the hub. A path that is not there is returned as it is."""
+    path = Path(base).expanduser()
+    return resolve(base, report) if is_name(base) and not path.exists() else path
+
+
+def on_disk(name: str) -> Path | None:
+    """The model of that name on the hub where it was fetched before."""
+    match = NAME.fullmatch(name.strip())
+    return local(match[1], match[2]) if match and is_name(name) else None
+
+
 def resolve(name: str, report: Callable[[Event], None], cache_dir: Path | None = None) -> Path:
     """The folder or file of a model on the hub, fetched if it is not there yet; `cache_dir` is the hub's own if None.
 
     Raises UserError in plain words when there is no such model, it cannot be reached, or it cannot be trained on.
     """
     match = NAME.fullmatch(name.strip())
-    if match is None or ".." in name:
+    if match is None or not is_name(name):
         raise UserError(
             f"{name} is no name on the Hugging Face hub.", "Write it as owner/model or owner/model@revision."
         )

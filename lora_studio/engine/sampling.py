@@ -41,7 +41,8 @@ def sample(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     failed: list[dict[str, str]] = []
     if missing:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        family = open_family(Path(wanted.base), device, torch.float16 if device.type == "cuda" else torch.float32)
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        family = open_family(hub.at_hand(wanted.base, job.report), device, dtype, wanted.settings)
         drawer = Drawer(family)
         job.report(Phase("sample", f"Drawing {len(missing)} pictures"))
         for lora, requests in groupby(sorted(missing, key=_order), key=lambda request: request.lora or ""):

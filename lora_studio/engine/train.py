@@ -27,14 +27,13 @@ from lora_studio.engine.memory import choose_precision, describe, prepare_networ
 from lora_studio.engine.metadata import base_metadata
 from lora_studio.engine.parameters import part_rates
 from lora_studio.engine.picture import Picture
+from lora_studio.engine.prompts import CHUNK, chunks_for, escape
 from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.shards import Shards
 from lora_studio.engine.state import newest_state
 from lora_studio.engine.trainer import Trainer
 
-CHUNK = 75
-"""Tokens that a CLIP text encoder reads at once, without begin and end."""
 TEXT_BATCH = 16
 
 
@@ -72,7 +71,7 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     pictures = read_dataset(Path(job.dataset), config.data)
     write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
-    base = hub.resolve(job.base, context.report)
+    base = hub.at_hand(job.base, context.report)
     precision = choose_precision(distributed.launched_precision() or config.run.precision, network_size(base))
     world = world or World(device=precision.device)
     sampler = Sampler(pictures, config, world.rank, world.size)
@@ -96,7 +95,7 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
         plan=plan,
         latents=latents,
         texts=texts,
-        metadata=base_metadata(job, family, plan, pictures, precision.name),
+        metadata=base_metadata(job, family, plan, pictures, precision.name, adapter, world.size),
         draw=sample_drawer(job, family, sampler.training, context),
         fingerprint=fingerprint(pictures),
         world=world,
@@ -181,8 +180,8 @@ def text_states(
     are made now and the text encoders are let go."""
     clip_skip, weighted = config.run.clip_skip, config.data.weighted_captions
     captions = sorted({picture.caption for picture in pictures})
-    longest = max(family.num_tokens(captions), default=0)
-    chunks = max(1, min(config.data.max_tokens // CHUNK, -(-longest // CHUNK)))
+    longest = max(family.num_tokens(captions, weighted), default=0)
+    chunks = min(config.data.max_tokens // CHUNK, chunks_for(longest))
     if set(parts) & set(family.text_parts):
         return lambda texts: family.encode_text(texts, clip_skip, chunks, weighted)
     vary = config.data.shuffle_tags or config.data.tag_dropout or config.objective.preservation
@@ -203,7 +202,8 @@ def sample_drawer(
 ) -> Callable[[int, int], None]:
     """A function that draws the sample prompts with the model as it stands in memory."""
     config, settings = job.settings.sample, job.settings
-    prompts = config.prompts or tuple(picture.caption for picture in pictures[:2])
+    read = (lambda caption: caption) if settings.data.weighted_captions else escape
+    prompts = config.prompts or tuple(read(picture.caption) for picture in pictures[:2])
 
     def draw(step: int, epoch: int) -> None:
         requests = [
@@ -222,7 +222,6 @@ def sample_drawer(
             for index, prompt in enumerate(prompts)
         ]
         draw_with(family, requests, context, step, epoch)
-        family.release("vae")
 
     return draw
 

@@ -9,6 +9,7 @@ from lora_studio.core import paths, presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.machine import machine
 from lora_studio.core.project import KINDS, Plan, Project
+from lora_studio.engine import hub
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.detect import Detected, detect
 from lora_studio.judge import advice
@@ -164,20 +165,23 @@ def sample_pictures(project: Project) -> Path | None:
 def base_info(base: str) -> Detected:
     """What the base is, found by its content. Raises UserError with the reason when it cannot be trained on.
 
-    A hub name (`owner/model`) is not opened here: the run looks it up.
+    A name on the hub (`owner/model`) that was never fetched is not looked up here: the run fetches it.
     """
     path = Path(paths.resolve_base(base)).expanduser()
     if not path.exists():
-        if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        fetched = hub.on_disk(base)
+        if fetched is None and hub.is_name(base):
             return Detected(kind="base", family="hub", detail=f"{base} on the Hugging Face hub", problem="", files=())
-        raise UserError(
-            f"There is no base model at {base}.", "Name a file, a folder, a hub name like owner/model, or starter."
-        )
+        if fetched is None:
+            raise UserError(
+                f"There is no base model at {base}.", "Name a file, a folder, a hub name like owner/model, or starter."
+            )
+        path = fetched
     found = detect(path)
     if found.problem or found.kind != "base":
         raise UserError(
             f"{base} cannot be used as a base: {found.problem or found.detail}.",
-            "Choose a Stable Diffusion 1.x model as a diffusers folder or .safetensors file, or starter.",
+            "Choose a Stable Diffusion 1.x, 2.x or XL model as a folder or .safetensors file, or starter.",
         )
     return found
 
