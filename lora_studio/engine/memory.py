@@ -281,7 +281,7 @@ def compile_network(network: nn.Module, tell: Callable[[str], None], backend: An
                 raise
             answer = plain(*inputs, **named)  # when this fails too, compiling is not to blame
             works = False
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+            reason = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])[:200]
             tell(f"The network could not be compiled ({reason}); training goes on without.")
             return answer
 

@@ -26,6 +26,7 @@ from lora_studio.engine.memory import (
     release_memory,
     use_checkpointing,
 )
+from lora_studio.engine.quantize import quantize
 
 CPU = torch.device("cpu")
 STARTER = 7_450_000  # parameters of the starter's UNet
@@ -236,58 +237,62 @@ def test_a_network_that_cannot_be_checkpointed_is_named():
 # --- compiling and offloading -----------------------------------------------------------------------------------------
 
 
-def test_a_compiled_network_learns_the_same_in_every_shape():
-    network, graphs = unet(), []
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 8, 3), nn.SiLU(), nn.Conv2d(8, 4, 3))
 
-    def backend(graph: torch.fx.GraphModule, inputs: list) -> object:
-        graphs.append(graph)
-        return graph
 
-    told = []
-    compile_network(network, told.append, backend)
-    step(network)  # the first pass goes uncompiled
-    assert not graphs
-    for side in (8, 16, 8):
-        same(step(network, side), step(unet(), side), 1e-6)
-    assert len(graphs) >= 2 and not told
-    count = len(graphs)
+def small_step(network: nn.Module, side: int = 8) -> tuple[float, list[torch.Tensor]]:
+    torch.manual_seed(2)
+    loss = network(torch.randn(2, 4, side, side)).square().mean()
+    return loss.item(), list(torch.autograd.grad(loss, list(network.parameters())))
+
+
+def test_each_shape_is_compiled_once_and_learns_the_same():
+    network, graphs, told = small(), [], []
+    compile_network(network, told.append, lambda graph, inputs: graphs.append(graph) or graph)
+    small_step(network)
+    assert not graphs  # the first pass goes uncompiled
+    for side, count in ((8, 1), (16, 2), (8, 2)):
+        same(small_step(network, side), small_step(small(), side), 1e-6)
+        assert len(graphs) == count
     with torch.no_grad():
-        network(torch.randn(1, 4, 24, 24), torch.tensor(3), torch.randn(1, 77, 16))
-    assert len(graphs) == count  # drawing does not compile
+        network(torch.randn(1, 4, 24, 24))
+    assert len(graphs) == 2 and not told  # drawing does not compile
 
 
 def test_where_compiling_fails_training_goes_on_and_it_is_told_once():
     def backend(graph: torch.fx.GraphModule, inputs: list) -> object:
         raise RuntimeError("no C++ compiler here")
 
-    network, told = unet(), []
+    network, told = small(), []
     compile_network(network, told.append, backend)
     for _ in range(3):
-        same(step(network), step(unet()))
+        same(small_step(network), small_step(small()))
     assert len(told) == 1 and "no C++ compiler here" in told[0]
 
 
 def test_compiling_does_not_hide_that_memory_ended():
-    def backend(graph: torch.fx.GraphModule, inputs: list) -> object:
-        def run(*_: object) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def run(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-        return run
-
-    network = unet()
-    compile_network(network, print, backend)
-    step(network)
+    network = small()
+    compile_network(network, print, lambda graph, inputs: run)
+    small_step(network)
     with pytest.raises(torch.OutOfMemoryError):
-        step(network)
+        small_step(network)
 
 
-def test_selective_checkpointing_measures_before_it_is_compiled():
-    network = unet()
-    run = RunConfig(gradient_checkpointing="selective")
-    prepare_network(network, run, CPU)
-    compile_network(network, print, "eager")
+@pytest.mark.slow
+def test_a_compiled_unet_with_selective_checkpointing_and_fp8_learns_the_same():
+    network, plain, told = unet(), unet(), []
+    for each in (network, plain):
+        quantize(each, "fp8")
+    prepare_network(network, RunConfig(gradient_checkpointing="selective"), CPU)
+    compile_network(network, told.append, "eager")
     for _ in range(3):
-        same(step(network), step(unet()), 1e-6)
+        same(step(network), step(plain), 1e-6)
+    assert not told
 
 
 def test_a_cpu_has_nothing_to_offload_to():
