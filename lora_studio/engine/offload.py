@@ -81,7 +81,8 @@ class Offloaded:
 
     def __init__(self, network: nn.Module, modules: list[nn.Module], device: torch.device) -> None:
         self.blocks = [Block(module, device) for module in modules]
-        self.fetches = 0
+        self.fetches = self.unforeseen = 0
+        """How often a block was brought, and how often of these not before it was needed."""
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._order: list[Block] = []  # as the forward pass goes; known after the first
         self._ahead = 1
@@ -105,7 +106,9 @@ class Offloaded:
 
     def _watch(self, block: Block, answer: Any) -> None:
         """Have the block fetched again as soon as the gradient of its answer is there."""
-        for tensor in answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple) else [answer]:
+        for tensor in (
+            answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple) else [answer]
+        ):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(lambda _, block=block: self._backward_reaches(block))
 
@@ -117,6 +120,7 @@ class Offloaded:
         """Bring the block, send for its neighbour, let go of all others."""
         if block not in self._order:
             self._order.append(block)
+        self.unforeseen += not block.on_device
         self._fetch(block)
         place = self._order.index(block) + self._ahead
         neighbour = self._order[place] if 0 <= place < len(self._order) else None
