@@ -21,6 +21,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.files import atomic_path
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import FileWritten, Note, Phase, Progress
+from lora_studio.engine import hub
 from lora_studio.engine.checkpoint import even_alphas, load_lora
 from lora_studio.engine.config import BaseConfig, SampleJob, SampleRequest
 from lora_studio.engine.families import open_family

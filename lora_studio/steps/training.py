@@ -15,6 +15,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.project import Project
+from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
 from lora_studio.engine.config import TrainConfig, TrainJob
 from lora_studio.judge import loss as judge_loss
@@ -67,8 +68,8 @@ def with_preset(project: Project, name: str) -> TrainConfig:
 
 def step_plan(project: Project, config: TrainConfig) -> StepPlan:
     """How many steps the run will have: the very formula that the trainer uses."""
-    sizes = [(*curation.cropped_size(image), image.repeats) for image in project.used_images()]
-    return steps_for(sizes, config, world=devices(config))
+    entries = [(*curation.cropped_size(image), image.repeats, image.caption) for image in project.used_images()]
+    return steps_for(entries, config, regularization.sizes(config.data.regularization), devices(config))
 
 
 def devices(config: TrainConfig) -> int:

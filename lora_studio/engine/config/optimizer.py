@@ -61,7 +61,8 @@ class ScheduleConfig(Settings):
     restart_decay: float = only("kind=rex_with_restarts", default=0.9, gt=0, le=1)
     """Height of each restart of REX, as a share of the one before."""
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the rate climbs from zero, so that the first steps cannot break anything."""
+    """Share of the steps in which the rate climbs from zero, so that the first steps cannot break anything. REX with
+    restarts splits it among its cycles; one_cycle has its own rise and takes none."""
     warmup_steps: int = Field(0, ge=0, le=1_000_000)
     """The same as a number of steps; 0 takes the share above."""
     power: float = only("kind=polynomial", default=2.0, gt=0, le=10)
