@@ -161,8 +161,8 @@ def test_a_new_caption_encodes_nothing(tmp_path: Path, encoder: Encoder) -> None
 def test_every_variant_is_encoded_once_and_the_same_in_every_run(
     tmp_path: Path, encoder: Encoder, changes: dict[str, Any]
 ) -> None:
-    config = settings(data__flip=True, **changes)
-    pictures = read_dataset(make_dataset(tmp_path / "data", [(60, 40)] * 2), config.data)
+    config = settings(data__flip=True, data__bucket_min=32, data__bucket_max=32, **changes)
+    pictures = read_dataset(make_dataset(tmp_path / "data", [(96, 32)] * 2), config.data)  # cut to a square
     wanted = Sampler(pictures, config).wanted()
     first = latents(wanted, encoder, open_cache(tmp_path / "cache", 1), config.data)
     assert sum(encoder.pictures) == len(wanted) == 2 * 2 * 4
