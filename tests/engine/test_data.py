@@ -160,6 +160,15 @@ def test_every_picture_comes_up_at_every_size(tmp_path: Path) -> None:
     )
 
 
+def test_a_picture_is_shown_otherwise_at_each_size(tmp_path: Path) -> None:
+    config = settings(data__more_resolutions=(48,), data__flip=True)
+    pictures = set_of(tmp_path, config, [(32, 32)] * 8)
+    shown: dict[str, set[Any]] = {}
+    for sample in dealt(Sampler(pictures, config), pictures):
+        shown.setdefault(sample.picture.id, set()).add((sample.caption, sample.flip))
+    assert sum(len(looks) for looks in shown.values()) > 12
+
+
 def test_held_out_pictures_are_in_no_batch_at_any_size(tmp_path: Path) -> None:
     config = settings(data__more_resolutions=(48,), run__validation_share=0.34)
     pictures = set_of(tmp_path, config)
@@ -194,6 +203,15 @@ def test_there_are_as_many_regularisation_samples_as_others_and_all_come_up_alik
     prior = Counter(s.picture.id for s in samples if s.picture.regularization)
     assert sum(prior.values()) == len(samples) / 2 == 6 * repeats * epochs
     assert len(prior) == 5 and max(prior.values()) - min(prior.values()) <= epochs * 1
+
+
+def test_of_many_regularisation_pictures_each_epoch_shows_others(tmp_path: Path) -> None:
+    for index in range(5):
+        save(tmp_path / f"reg/{index}.png", (32, 32))
+    config = settings(data__regularization=str(tmp_path / "reg"))
+    pictures = set_of(tmp_path, config, [(32, 32)] * 2)
+    prior = [s.picture.id for s in dealt(Sampler(pictures, config), pictures, 5) if s.picture.regularization]
+    assert set(Counter(prior).values()) == {2} and len(set(prior)) == 5
 
 
 def test_regularisation_pictures_have_their_own_captions_and_are_never_held_out(tmp_path: Path) -> None:

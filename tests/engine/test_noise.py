@@ -54,6 +54,20 @@ def test_multires_noise_is_coarser_but_no_stronger() -> None:
     assert noise.std().item() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_multires_noise_is_the_published_sum() -> None:
+    """Level by level from the same chance: shrunk by r^i, enlarged, times discount^i, brought back to unit std."""
+    chance = generator(7)
+    expected = torch.randn((1, 2, 64, 48), generator=chance)
+    rows, columns = 64.0, 48.0
+    for level in range(3):
+        ratio = 2 + 2 * torch.rand((), generator=chance).item()
+        rows, columns = float(int(rows / ratio**level)), float(int(columns / ratio**level))
+        part = torch.randn((1, 2, int(rows), int(columns)), generator=chance)
+        expected += 0.5**level * torch.nn.functional.interpolate(part, (64, 48), mode="bilinear")
+    found = draw_noise((1, 2, 64, 48), ObjectiveConfig(multires_iterations=3, multires_discount=0.5), generator(7))
+    torch.testing.assert_close(found, expected / expected.std())
+
+
 def test_a_larger_discount_makes_it_coarser() -> None:
     coarse = [power(drawn(multires_iterations=6, multires_discount=share))[0] for share in (0.1, 0.4, 0.9)]
     assert coarse[0] < coarse[1] < coarse[2]
