@@ -111,10 +111,11 @@ def flops(step: Step) -> int:
 
 
 def peak_flops(device: str, dtype: str) -> float:
-    """Operations per second of a large product: what the device reaches, not what its maker says."""
+    """Operations per second of a large product (a processor's: per second of it): what the device reaches, not what
+    its maker says."""
     size = 8192 if device == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
-    return 2 * size**3 / min(clock(lambda: a @ a)[0] for _ in range(8))
+    return 2 * size**3 / min(clock(lambda: a @ a)[device != "cuda"] for _ in range(8))
 
 
 def memory_alone(case: str, contender: str, base: str, plan: dict[str, Any] | None, threads: int) -> dict[str, float]:
@@ -172,9 +173,10 @@ def measure(name: str, case: Case, words: argparse.Namespace) -> dict[str, Any]:
             ).stdout
             seconds = [float(line) for line in said.splitlines() if line.replace(".", "", 1).strip().isdigit()]
             found[label] = {"wall": statistics.median(seconds[len(seconds) // 4 :])}  # the first steps allocate
+    column = 0 if plan["device"] == "cuda" else 1  # a processor's wall time depends on what else runs
     for row in found.values():
-        row["mfu"] = work / row["wall"] / peak
-    column = 0 if plan["device"] == "cuda" else 1
+        if spent := row.get(("wall", "cpu")[column]):
+            row["mfu"] = work / spent / peak
     ratios = sorted(a[column] / b[column] for a, b in zip(*(times[n] for n in ("engine", "minimal loop")), strict=True))
     quartiles = [ratios[len(ratios) * part // 4] for part in (1, 2, 3)]
     return {"plan": {k: plan[k] for k in ("device", "dtype")}, "flops": work, "ratio": quartiles, "contenders": found}
