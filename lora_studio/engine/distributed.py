@@ -5,11 +5,9 @@ what one process with batch `size` * b would. On one machine the training job st
 started by torchrun or `accelerate launch`, on one machine or many, it takes the place that it is given.
 """
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import threading
 import time
 import traceback
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import Event
+from lora_studio.core.settings import SettingsError
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}  # elsewhere gloo
 # The others wait while the first saves, samples or is paused by the user: a wait is no fault. The end of a process is
@@ -297,12 +296,12 @@ def _process(
 
 
 def _portable(error: BaseException, rank: int) -> BaseException:
-    """The error as it can travel to the parent, with its traceback as a note."""
-    with contextlib.suppress(Exception):
-        error.add_note(f"In process {rank + 1}:\n{''.join(traceback.format_exception(error))}")
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+    """The error as it can travel to the parent: what a user can mend as it is, else its words, with its traceback as a
+    note."""
+    if not isinstance(error, (UserError, SettingsError)):
+        error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    error.add_note(f"In process {rank + 1}:\n{''.join(traceback.format_exception(error))}")
+    return error
 
 
 def _end_with_parent(line: Connection) -> None:

@@ -361,4 +361,4 @@ def _quantize(config: TrainConfig, device: str) -> Rung | None:
     return {"run.quantize": "fp8"}, "the base is kept in 8 bits, a little less exact"
 
 
-SAVINGS = (_cache_text, _checkpoint, _smaller_batches, _small_optimizer, _offload, _quantize)
+SAVINGS = (_checkpoint, _smaller_batches, _cache_text, _small_optimizer, _offload, _quantize)

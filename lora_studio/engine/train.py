@@ -23,7 +23,7 @@ from lora_studio.engine.detect import read_header
 from lora_studio.engine.distributed import World
 from lora_studio.engine.families import open_family
 from lora_studio.engine.families.base import Family, Text
-from lora_studio.engine.memory import choose_precision, describe, prepare_network
+from lora_studio.engine.memory import choose_precision, describe, is_oom, next_rung, prepare_network
 from lora_studio.engine.metadata import base_metadata
 from lora_studio.engine.parameters import part_rates
 from lora_studio.engine.picture import Picture
@@ -42,7 +42,23 @@ def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     summary."""
     wanted = TrainJob.load(config)
     kind = choose_precision("fp32", 0).device.type
-    return distributed.launch(train_in_world, config, job, wanted.world, kind)
+    try:
+        return distributed.launch(train_in_world, config, job, wanted.world, kind)
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        raise out_of_memory(wanted, kind) from error
+
+
+def out_of_memory(job: TrainJob, kind: str) -> UserError:
+    """What to say when memory ran out: the next mildest setting that saves some."""
+    rung = next_rung(job.settings, kind)
+    if rung is None:
+        mend = "Nothing is left to save here: choose a smaller base or a machine with more memory."
+    else:
+        changes = ", ".join(f"{name} = {value}" for name, value in rung[0].items())
+        mend = f"Set {changes} ({rung[1]}), then start anew, or resume: what was saved is whole."
+    return UserError("The memory of the machine is not enough for this training.", mend)
 
 
 def train_in_world(config: dict[str, Any], job: JobContext, world: World) -> dict[str, Any]:
