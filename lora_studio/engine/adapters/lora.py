@@ -1,7 +1,7 @@
 """LoRA and DoRA: peft's layers, injected by peft, with a lean forward.
 
 peft's own forward looks through its tables of adapters and copies a half-precision input into fp32, only for autocast
-to turn it back; in small networks that costs a tenth of a step.
+to turn it back. Measured on the starter (84 layers, rank 8, one CPU thread, forward and backward): 6 to 11 % of a step.
 """
 
 from collections.abc import Mapping
