@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the settings themselves: `python -m tools.settings_page`. A test holds that it is true."""
+"""Write docs/settings.md from the settings themselves: `python -m tools.settings_page`. A test holds it true."""
 
 from pathlib import Path
 
