@@ -8,6 +8,7 @@ import "./tagging.js";
 import "./training.js";
 import "./testing.js";
 import "./formhelp.js";
+import "./settings.js";
 
 /** What a gradio handler had to say: a toast, and where to go (components/say.py). */
 async function hear({ text, remedy, level, project, step }) {
@@ -16,5 +17,8 @@ async function hear({ text, remedy, level, project, step }) {
   if (level !== "bad") window.dispatchEvent(new CustomEvent("ls:changed"));
 }
 
-window.LS = { mount, hear };
+/** Data that a gradio handler wrote for a script (components/part.py). */
+const pass = (name, data) => window.dispatchEvent(new CustomEvent(`ls:${name}`, { detail: data }));
+
+window.LS = { mount, hear, pass };
 window.dispatchEvent(new CustomEvent("ls:ready"));
