@@ -169,7 +169,7 @@ class _Handlers:
             return [gr.skip()] * (len(self.drawn) + 4)
         opened = self.studio.open(project)
         known = training.presets_for(opened)
-        named = [(found.title if fits else f"{found.title} · for another base", found.name) for found, fits in known]
+        named = [(found.title if fits else f"{found.title} · other base", found.name) for found, fits in known]
         config = training.current(opened)
         choice = gr.update(choices=[*FIRST, *named], value=self._chosen(opened, config))
         return [choice, *self._show(opened, config), gr.skip()]
@@ -182,6 +182,8 @@ class _Handlers:
         if not name or name == OWN:
             return [gr.skip()] * (len(self.drawn) + 3)
         before, config = training.current(opened), training.with_preset(opened, name)
+        if config == before:  # the list tells a choice twice
+            return [gr.skip()] * (len(self.drawn) + 3)
         training.save_current(opened, config)
         found, fits = next(known for known in training.presets_for(opened) if known[0].name == name)
         text = f"{found.description} {self._changes(before, config)}"
