@@ -121,7 +121,7 @@ LABELS = {
     "lcm": "LCM",
 }
 """Choices as people know them; any other is its value, spelt out."""
-WIDE = 19
+WIDE = 18
 """Letters from which a choice needs a line of its own."""
 S = TypeVar("S", bound=Settings)
 LONG = ("prompts", "preservation_prompts", "negative", "include", "exclude", "ranks", "rates")
