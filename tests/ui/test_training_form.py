@@ -102,12 +102,16 @@ def test_each_preset_is_taken_with_one_click_and_says_what_it_changed(name, hand
 
 def test_a_preset_that_is_in_use_is_named_when_the_tab_opens_again(handlers, project):
     handlers.take_preset(project.slug, "prodigy")
-    choice, *_ = handlers.navigate(event(project=project.slug, step="training"))
+    _, choice, *_ = handlers.navigate(event(project=project.slug, step="training"))
     assert choice["value"] == "prodigy"
 
 
+def test_the_fields_come_together_with_the_project_they_belong_to(handlers, project):
+    assert handlers.navigate(event(project=project.slug, step="training"))[0] == project.slug
+
+
 def test_presets_of_another_base_come_last_and_are_marked(handlers, project):
-    choice, *_ = handlers.navigate(event(project=project.slug, step="training"))
+    _, choice, *_ = handlers.navigate(event(project=project.slug, step="training"))
     titles = [title for title, _ in choice["choices"]]
     others = [title.endswith("other base") for title in titles]
     assert others == sorted(others) and 0 < sum(others) < len(others)

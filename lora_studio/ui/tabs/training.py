@@ -162,17 +162,18 @@ class _Handlers:
     drawn: list[SettingInfo]
 
     def navigate(self, event: gr.EventData) -> Any:
-        """Preset, fields, plan, facts, message: the settings of the project that is opened."""
+        """The project, preset, fields, plan, facts, message: the settings of the project that is opened. The project is
+        among them so that no edit can come between seeing the fields and knowing whose they are."""
         where = event._data or {}
         project = str(where.get("project") or "")
         if where.get("step") != "training" or not project:
-            return [gr.skip()] * (len(self.drawn) + 4)
+            return [gr.skip()] * (len(self.drawn) + 5)
         opened = self.studio.open(project)
         known = training.presets_for(opened)
         named = [(found.title if fits else f"{found.title} · other base", found.name) for found, fits in known]
         config = training.current(opened)
         choice = gr.update(choices=[*FIRST, *named], value=self._chosen(opened, config))
-        return [choice, *self._show(opened, config), gr.skip()]
+        return [project, choice, *self._show(opened, config), gr.skip()]
 
     def take_preset(self, project: str, name: str | None) -> Any:
         """Fields, plan, facts, message: the named settings, and what they changed."""
@@ -313,7 +314,7 @@ def _wire(handlers: _Handlers, steps: gr.HTML, current: gr.Textbox, said: gr.HTM
     fields, count = page.fields, len(page.fields)
     shown, kept = [*fields, page.plan, page.facts, said], [page.plan, page.facts, page.preset]
     hanging = [component for info, component in zip(handlers.drawn, fields, strict=True) if info.when]
-    steps.navigate(told(handlers.navigate, count + 4), None, [page.preset, *shown], **LISTENERS)
+    steps.navigate(told(handlers.navigate, count + 5), None, [current, page.preset, *shown], **LISTENERS)
     page.preset.input(told(handlers.take_preset, count + 3), [current, page.preset], shown, **LISTENERS)
     page.back.click(told(handlers.reset, count + 4), current, [page.preset, *shown], **LISTENERS)
     page.find.back(told(handlers.restore, count + 4), [current, *fields], [*kept, *fields, said], **LISTENERS)
