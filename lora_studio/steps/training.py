@@ -1,6 +1,7 @@
 """Training: from a project and a configuration to a run that can be watched, stopped and resumed."""
 
 import json
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.project import Project
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
-from lora_studio.engine.config import TrainConfig, TrainJob, changed_settings
+from lora_studio.engine.config import AdapterConfig, TrainConfig, TrainJob, changed_settings
 from lora_studio.judge import loss as judge_loss
 from lora_studio.steps import conception, curation, tagging
 
@@ -61,9 +62,46 @@ def back_to_recommended(project: Project) -> TrainConfig:
 
 def with_preset(project: Project, name: str) -> TrainConfig:
     """A preset's values over the recommendation for this project."""
-    preset = presets.load(name, project.root)
+    return preset_over(recommended(project), presets.load(name, project.root))
+
+
+def preset_over(config: TrainConfig, preset: presets.Preset) -> TrainConfig:
+    """A preset's values over those of a configuration."""
     flat = {f"{section}.{key}": value for section, values in preset.settings.items() for key, value in values.items()}
-    return recommended(project).with_changes(flat)
+    return config.with_changes(flat)
+
+
+def presets_for(project: Project) -> list[tuple[presets.Preset, bool]]:
+    """All presets with whether they are for the project's base; those that are not come last, those of its kind of
+    LoRA first."""
+    try:
+        found = conception.family(project.plan.base)
+    except UserError:  # told by `checks`; nothing can be said of what fits
+        found = "hub"
+    here = {"sd2": {"sd1", "sd2"}}.get(found, {found})  # sd2 is recommended what sd1 is
+
+    def fits(preset: presets.Preset) -> bool:
+        return not preset.family or found == "hub" or preset.family in here
+
+    def place(preset: presets.Preset) -> tuple[bool, bool]:
+        return not fits(preset), preset.kind != project.plan.kind or not preset.family
+
+    return [(preset, fits(preset)) for preset in sorted(presets.all_presets(project.root), key=place)]
+
+
+def strengths(config: AdapterConfig) -> dict[str, str]:
+    """By setting, what an alpha means beside its rank: `{"adapter.alpha": "4 of 8 = 0.5"}`. Empty for kinds whose
+    strength is not alpha / rank."""
+    if config.kind not in ("lora", "dora", "loha", "lokr", "glora"):
+        return {}
+    rank = config.conv_rank or config.rank
+    conv_alpha = config.conv_alpha or config.alpha / config.rank * rank
+
+    def said(alpha: float, rank: int) -> str:
+        root = "√" if config.rs_lora else ""
+        return f"{alpha:.4g} of {root}{rank} = {alpha / (math.sqrt(rank) if root else rank):.3g}"
+
+    return {"adapter.alpha": said(config.alpha, config.rank), "adapter.conv_alpha": said(conv_alpha, rank)}
 
 
 def step_plan(project: Project, config: TrainConfig) -> StepPlan:
