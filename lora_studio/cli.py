@@ -164,7 +164,7 @@ def new(
     project = conception.create(_root(projects), plan)
     if not fetch and (text := conception.unfetched(plan.base)):
         say(text)
-    data = {"project": project.slug, "folder": str(project.folder), "plan": plan.to_dict()}
+    data = {"project": project.slug, "folder": str(project.folder), "plan": project.plan.to_dict()}
     pictures = conception.sample_pictures(project) if sample else None
     if pictures:
         data["pictures"] = str(pictures)

@@ -99,6 +99,9 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
     if config.optimizer.kind == "adamw8bit" and not machine.num_cards():
         text = "optimizer.kind adamw8bit needs an NVIDIA card; there is none here."
         found.append(Check("bad", text, "Choose adamw, or came to save memory."))
+    if config.run.devices > devices(config):
+        text = f"run.devices is {config.run.devices}, but there is only {devices(config)} here; that is what is used."
+        found.append(Check("warn", text, "Lower it, or 0 for all there are."))
     free = shutil.disk_usage(project.folder).free
     if free < MIN_FREE_BYTES:
         found.append(Check("bad", f"Only {free // 2**20} MB are free on the disk.", "Free at least 300 MB."))
