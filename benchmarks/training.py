@@ -152,7 +152,12 @@ def measure(name: str, case: Case, words: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = engine(case, base, Path(folder))
         plan = plan_of(trainer)
-        contenders: dict[str, Step] = {"engine": trainer.train_step, "minimal loop": minimal(case, base, plan)}
+        plans = {"engine": None, "minimal loop": plan}
+        if plan["device"] == "cpu" and plan["dtype"] != "float32":
+            plans["minimal loop in fp32"] = {**plan, "dtype": "float32"}
+        contenders: dict[str, Step] = {
+            contender: minimal(case, base, own) if own else trainer.train_step for contender, own in plans.items()
+        }
         for step in contenders.values():
             for _ in range(3):  # the first steps allocate
                 step()
@@ -163,7 +168,7 @@ def measure(name: str, case: Case, words: argparse.Namespace) -> dict[str, Any]:
         work, peak = flops(contenders["minimal loop"]), peak_flops(plan["device"], plan["dtype"])
         del trainer, contenders, step
         found = {contender: {"wall": median(pairs, 0), "cpu": median(pairs, 1)} for contender, pairs in times.items()}
-        for contender, own_plan in (("engine", None), ("minimal loop", plan)):
+        for contender, own_plan in plans.items():
             found[contender] |= memory_alone(name, contender, base, own_plan, words.threads)
         for peer in words.peer:
             label, _, command = peer.partition("=")
@@ -177,9 +182,11 @@ def measure(name: str, case: Case, words: argparse.Namespace) -> dict[str, Any]:
     for row in found.values():
         if spent := row.get(("wall", "cpu")[column]):
             row["mfu"] = work / spent / peak
-    ratios = sorted(a[column] / b[column] for a, b in zip(*(times[n] for n in ("engine", "minimal loop")), strict=True))
-    quartiles = [ratios[len(ratios) * part // 4] for part in (1, 2, 3)]
-    return {"plan": {k: plan[k] for k in ("device", "dtype")}, "flops": work, "ratio": quartiles, "contenders": found}
+    for contender in times:
+        pairs = zip(times["engine"], times[contender], strict=True)
+        ratios = sorted(own[column] / other[column] for own, other in pairs)
+        found[contender]["engine over it"] = [ratios[len(ratios) * part // 4] for part in (1, 2, 3)]
+    return {"plan": {k: plan[k] for k in ("device", "dtype")}, "flops": work, "contenders": found}
 
 
 def median(pairs: list[tuple[float, float]], column: int) -> float:
@@ -192,8 +199,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         for contender, row in result["contenders"].items():
             figures = [row.get(key) for key in ("wall", "cpu", "steady", "peak", "mfu")]
-            low, middle, high = result["ratio"]
-            ratio = f"{middle:.3f} ({low:.3f} to {high:.3f})" if contender == "engine" else ""
+            low, middle, high = row.get("engine over it", (1.0, 1.0, 1.0))
+            ratio = "" if contender == "engine" else f"{middle:.3f} ({low:.3f} to {high:.3f})"
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]
             rows.append([name, result["plan"]["dtype"], contender, *shown, ratio])
     head = [
@@ -205,7 +212,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "steady GB",
         "peak GB",
         "MFU",
-        "over minimal, by step",
+        "engine over it, by step",
     ]
     return markdown(head, rows)
 

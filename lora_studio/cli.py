@@ -309,9 +309,9 @@ def train(
     opened = _open(projects, project)
     jobs = Jobs(opened.root)
     if resume:
-        if preset or set_:
-            raise UserError("A resumed run keeps its settings.", "Leave out --preset and --set, or start a new run.")
-        job = training.resume(opened, jobs, _run(opened, jobs, resume), prepare)
+        if preset:
+            raise UserError("A resumed run keeps its preset.", "Leave out --preset, or start a new run.")
+        job = training.resume(opened, jobs, _run(opened, jobs, resume), _changes(set_), prepare)
     else:
         config = training.with_preset(opened, preset) if preset else training.current(opened)
         config = config.with_changes(_changes(set_))

@@ -5,13 +5,14 @@ what one process with batch `size` * b would. On one machine the training job st
 started by torchrun or `accelerate launch`, on one machine or many, it takes the place that it is given.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -124,6 +125,16 @@ def barrier(world: World) -> None:
     """Wait until all processes are here."""
     if world.size > 1:
         dist.all_reduce(torch.zeros(1, device=world.device))
+
+
+@contextlib.contextmanager
+def leader_first(world: World) -> Iterator[None]:
+    """What stands inside is done by the leader before all others."""
+    if not world.leads:
+        barrier(world)
+    yield
+    if world.leads:
+        barrier(world)
 
 
 # --- starting the processes -------------------------------------------------------------------------------------------

@@ -96,11 +96,12 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     family = open_family(base, world.device, precision.dtype, config.base)
     parts = trained_parts(config, family)
     _warn_about(pictures, plan, config, family, context)
-    store = cache.open_cache(Path(job.cache), config.run.cache_gb)
-    latents = encode_pictures(sampler, config, family, store, context)
-    family.release("vae")
-    texts = text_states(pictures, config, family, parts, store, context)
-    store.evict()
+    with distributed.leader_first(world):  # the others find in the cache what it has encoded
+        store = cache.open_cache(Path(job.cache), config.run.cache_gb)
+        latents = encode_pictures(sampler, config, family, store, context)
+        family.release("vae")
+        texts = text_states(pictures, config, family, parts, store, context)
+        store.evict()
     adapter, done = attach(config, family, parts, context)
     context.report(Note(describe(precision, done)))
     trainer = Trainer(

@@ -13,12 +13,13 @@ from torch import Tensor
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import FileWritten, Note, Phase, Step, Validation
+from lora_studio.core.settings import SettingsError
 from lora_studio.engine import distributed, noise, objective
 from lora_studio.engine.adapters import Adapter
 from lora_studio.engine.buckets import StepPlan
 from lora_studio.engine.cache import LatentCache
 from lora_studio.engine.checkpoint import save_lora
-from lora_studio.engine.config import ObjectiveConfig, TrainJob
+from lora_studio.engine.config import ObjectiveConfig, TrainConfig, TrainJob, changed_settings
 from lora_studio.engine.data import Batch, Sampler, without_trigger
 from lora_studio.engine.distributed import World
 from lora_studio.engine.ema import MovingAverage
@@ -31,7 +32,7 @@ from lora_studio.engine.picture import Picture
 from lora_studio.engine.schedules import learning_rate
 from lora_studio.engine.state import State, restore_optimizer, save_state
 
-SAVE_DTYPE = torch.float16
+SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 STATE_SECONDS = 120  # a kill costs at most about this much work
 VALIDATION_PICTURES = 8
 VALIDATION_LEVELS = 4  # noise levels each picture is looked at
@@ -248,7 +249,7 @@ class Trainer:
         name = f"checkpoints/{self.job.name}{ending}.safetensors"
         path = self.context.folder / name
         with self.as_saved():
-            tensors = self.adapter.tensors(SAVE_DTYPE)
+            tensors = self.adapter.tensors(SAVE_DTYPES[self.config.run.save_precision])
         save_lora(path, tensors, {**self.metadata, **at_save(self.step, epoch)})
         self.checkpoints.append(name)
         self.context.report(FileWritten(name, "checkpoint", self.step, epoch, {"bytes": path.stat().st_size}))
@@ -324,17 +325,22 @@ class Trainer:
     # --- resuming --------------------------------------------------------------------------------------------------
 
     def resume(self, state: State) -> None:
-        """Go on from a state. What differs from it is told; the present settings win.
+        """Go on from a state. Settings that may change are told; others are refused by name.
 
-        Raises UserError when the state belongs to another adapter or optimizer.
+        Raises UserError when one of them differs, or the state belongs to another adapter or optimizer.
         """
+        changed, refused = self._changes(state)
+        if refused:
+            listed = ", ".join(f"{name} (was {changed[name][0]}, is {changed[name][1]})" for name in refused)
+            raise UserError(
+                f"A resumed run cannot change {listed}.", "Set it as it was, or start a new run with the new value."
+            )
         try:
             self.adapter.load(state.weights)
         except (KeyError, RuntimeError) as error:
             raise UserError(
                 "The saved state belongs to an adapter of another size, kind or with other layers.",
-                "Set adapter.kind, adapter.rank, adapter.layers and the text encoder rates as they were, or start a "
-                "new run.",
+                "Start a new run: the base or the layers of the adapter are not what they were.",
             ) from error
         restore_optimizer(state, self.optimizer, dict(self.adapter.named_parameters()))
         if self.average and state.extra:
@@ -342,20 +348,22 @@ class Trainer:
         self.scaler.load(state.facts.get("scaler", {}))
         self.step = state.step
         self.metadata = {**self.metadata, **_started(state.facts.get("metadata", {}))}
-        before, now = _flat(state.facts.get("settings", {})), _flat(self.config.to_dict())
-        changed = [name for name in now if before.get(name, now[name]) != now[name]]
         self.context.report(Note(f"Resumed after step {self.step} of {self.plan.steps}."))
         if changed:
-            text = ", ".join(f"{name} is now {now[name]} (was {before[name]})" for name in changed)
-            self.context.report(Note(f"Settings differ from the saved run; the new ones hold: {text}.", "warning"))
+            text = ", ".join(f"{name} is now {now} (was {was})" for name, (was, now) in changed.items())
+            self.context.report(Note(f"Changed since the run began: {text}.", "warning"))
         if state.facts.get("fingerprint") != self.fingerprint:
             self.context.report(Note("Pictures or captions have changed since; the new ones are used.", "warning"))
+
+    def _changes(self, state: State) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+        """What differs from the settings in the state, and what of it is refused; a state whose settings this version
+        does not know is taken as it is."""
+        try:
+            return changed_settings(TrainConfig.load(state.facts.get("settings", {})), self.config)
+        except SettingsError:
+            return {}, []
 
 
 def _started(metadata: dict[str, str]) -> dict[str, str]:
     kept = ("ss_session_id", "ss_training_started_at")
     return {name: metadata[name] for name in kept if name in metadata}
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{name}": value for section, group in settings.items() for name, value in group.items()}

@@ -17,7 +17,7 @@ from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.project import Project
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
-from lora_studio.engine.config import TrainConfig, TrainJob
+from lora_studio.engine.config import TrainConfig, TrainJob, changed_settings
 from lora_studio.judge import loss as judge_loss
 from lora_studio.steps import conception, curation, tagging
 
@@ -145,22 +145,35 @@ def _placed(config: TrainConfig) -> TrainConfig:
     return config.with_changes({name: conception.placed(path) for name, path in here.items()})
 
 
-def resume(project: Project, jobs: Jobs, run: str, prepare: bool = False) -> Job:
-    """Go on with a stopped, failed or interrupted run from its newest whole state; `prepare` as in `start`."""
+def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | None = None, prepare: bool = False) -> Job:
+    """Go on with a stopped, failed or interrupted run from its newest whole state; with more epochs also with one that
+    has reached its end. `changes` are settings by dotted name, `prepare` as in `start`.
+
+    Raises UserError naming the settings that a run cannot change on its way.
+    """
     folder = project.job_folder("runs", run)
     job = jobs.get(folder)
-    if job.state == "done":
-        raise UserError(f"{run} has reached its end.", "Start a new run, with more epochs if you want more.")
+    before = TrainConfig.load(job.config["settings"])
+    config = before.with_changes(changes or {})
+    _, refused = changed_settings(before, config)
+    if refused:
+        raise UserError(f"A resumed run cannot change {', '.join(refused)}.", "Start a new run with the new values.")
+    if job.state == "done" and config.run.epochs <= before.run.epochs:
+        raise UserError(f"{run} has reached its end.", "Raise run.epochs to go on, or start a new run.")
+    if config != before:
+        write_text(folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict())))
     # where the project lies may have changed since: paths are made anew
-    config = {
+    data = {
         **job.config,
+        "settings": config.to_dict(),
         "resume": True,
         "dataset": str(folder / "dataset.json"),
         "cache": str(project.folder / "cache"),
+        "base": paths.resolve_base(config.base.model),
+        "world": devices(config),
     }
-    config["base"] = paths.resolve_base(config["settings"]["base"]["model"])
     begin = jobs.prepare if prepare else jobs.start
-    return begin(folder, TARGET, config, job.title, project.slug)
+    return begin(folder, TARGET, data, job.title, project.slug)
 
 
 def snapshot(project: Project) -> dict[str, Any]:

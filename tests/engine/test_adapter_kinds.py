@@ -1,4 +1,4 @@
-"""Every kind of adapter, in SD and SDXL: begins as the base, learns, is saved as what it is, and comes back the same."""
+"""Every kind of adapter, in SD and SDXL: begins as the base, learns, is saved as what it is, comes back the same."""
 
 import contextlib
 import io
@@ -167,7 +167,7 @@ def test_half_the_strength_is_half_the_difference(kind: str) -> None:
     assert torch.equal(layer(x), bare)
 
 
-# --- against formulas written out anew, and other libraries --------------------------------------------------------------
+# --- against formulas written out anew, and other libraries -----------------------------------------------------------
 
 
 def loop_oft(blocks: np.ndarray, weight: np.ndarray) -> np.ndarray:

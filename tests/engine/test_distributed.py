@@ -130,7 +130,7 @@ def fail_in_the_second(world: World, how: str) -> None:
     ("how", "kind", "text"),
     [
         ("user", UserError, "picture-3.png cannot be read. Replace it."),
-        ("fault", KeyError, "weights"),
+        ("fault", RuntimeError, "KeyError: 'weights'"),
         ("killed", UserError, "process 2 of 2 was ended from outside (exit code -9)"),
     ],
 )

@@ -335,8 +335,8 @@ def test_the_ladder_goes_from_mild_to_strong_and_ends():
         names.append(next(iter(rung[0])))
         assert rung[1]
     assert names == [
-        "data.shuffle_tags", "run.gradient_checkpointing", "run.gradient_checkpointing", "data.batch_size",
-        "data.batch_size", "optimizer.kind", *["run.offload_blocks"] * 4, "run.quantize",
+        "run.gradient_checkpointing", "run.gradient_checkpointing", "data.batch_size", "data.batch_size",
+        "data.shuffle_tags", "optimizer.kind", *["run.offload_blocks"] * 4, "run.quantize",
     ]  # fmt: skip
     assert [c["run.gradient_accumulation"] for c in changes if "data.batch_size" in c] == [2, 6]
     assert config.data.batch_size == 1 and config.run.gradient_checkpointing == "full"

@@ -197,7 +197,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"objective__timestep_max": 300}, {"objective__timestep_distribution": "logit_normal"},
     {"objective__timestep_distribution": "style"}, {"objective__timestep_distribution": "content"},
     {"objective__preservation": 1.0}, {"run__ema_decay": 0.5}, {"run__quantize": "int8"}, {"run__quantize": "fp8"},
-    {"base__prediction": "epsilon"}, {"base__zero_terminal_snr": "no"}, {"adapter__precision": "bf16"},
+    {"run__save_precision": "fp32"}, {"run__save_precision": "bf16"}, {"base__prediction": "epsilon"}, {"base__zero_terminal_snr": "no"}, {"adapter__precision": "bf16"},
 ]  # fmt: skip
 
 

@@ -38,19 +38,11 @@ def tiny_unet(xl: bool) -> UNet2DConditionModel:
 
 
 def tiny_text(kind: type[nn.Module] = CLIPTextModel) -> nn.Module:
-    return kind(
-        CLIPTextConfig(
-            vocab_size=100,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            projection_dim=32,
-            max_position_embeddings=16,
-            bos_token_id=98,
-            eos_token_id=99,
-        )  # fmt: skip
-    )
+    config = CLIPTextConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=32, max_position_embeddings=16, bos_token_id=98, eos_token_id=99,
+    )  # fmt: skip
+    return kind(config)
 
 
 class TinyFamily:

@@ -52,7 +52,11 @@ def in_two_processes(folder: Path) -> list[subprocess.CompletedProcess[str]]:
         )
         for rank in ("1", "0")
     ]  # fmt: skip
-    said = [child.communicate(timeout=240) for child in children]
+    try:
+        said = [child.communicate(timeout=240) for child in children]
+    finally:
+        for child in children:
+            child.kill()
     return [
         subprocess.CompletedProcess(command, child.returncode, out, err)
         for child, (out, err) in zip(children, said, strict=True)

@@ -1,5 +1,6 @@
 """What all adapted layers have in common: a frozen layer, a few trained tensors, switches."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,6 +102,14 @@ def like(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     if weights[0].dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
         return weights
     return tuple(weight.to(x.dtype) for weight in weights)
+
+
+def exactly(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+    """No autocast inside, where it is on at all."""
+    kind = tensor.device.type
+    if tensor.is_meta or not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def wide(tensor: Tensor) -> Tensor:

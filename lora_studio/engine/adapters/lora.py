@@ -1,7 +1,7 @@
 """LoRA and DoRA: peft's layers, injected by peft, with a lean forward.
 
 peft's own forward looks through its tables of adapters and copies a half-precision input into fp32, only for autocast
-to turn it back; in small networks that costs a tenth of a step.
+to turn it back. Measured on the starter (84 layers, rank 8, one CPU thread, forward and backward): 6 to 11 % of a step.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,17 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 from torch import Tensor, nn
 
-from lora_studio.engine.adapters.layer import Chance, Layer, base_weight, channel_axis, like, spread, wide, without_bias
+from lora_studio.engine.adapters.layer import (
+    Chance,
+    Layer,
+    base_weight,
+    channel_axis,
+    exactly,
+    like,
+    spread,
+    wide,
+    without_bias,
+)
 from lora_studio.engine.adapters.plan import Size
 
 NAME = "lora"
@@ -103,7 +113,7 @@ class Lora(Layer):
     def lengths(self) -> Tensor:
         """(out, 1) or (out, 1, 1, 1): lengths of the rows of W + scale up down."""
         weight = wide(base_weight(self.base_layer))
-        with torch.autocast(weight.device.type, enabled=False):
+        with exactly(weight):
             change = wide(self.up).flatten(1) @ wide(self.down).flatten(1)
         whole = weight.flatten(1) + self.scale * change
         return torch.linalg.vector_norm(whole, dim=1).view(-1, *[1] * (weight.dim() - 1))

@@ -24,6 +24,7 @@ from lora_studio.engine.adapters.layer import (
     Layer,
     base_weight,
     channel_axis,
+    exactly,
     like,
     operate,
     spread,
@@ -101,7 +102,7 @@ class Rebuilt(Wrapped):
 
     def change(self, x: Tensor, result: Tensor, chance: Chance | None) -> Tensor:
         x = x if chance is None else chance.thin(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with exactly(x):
             weight = self.weight_change()
         return operate(self.base_layer, x, *like(x, weight))
 
@@ -128,7 +129,7 @@ class GLoRALinear(Rebuilt):
     def change(self, x: Tensor, result: Tensor, chance: Chance | None) -> Tensor:
         x = x if chance is None else chance.thin(x)
         w = self.together()
-        with torch.autocast(x.device.type, enabled=False):
+        with exactly(x):
             up = torch.cat([wide(base_weight(self.base_layer)) @ w["a1.weight"], w["b1.weight"]], dim=1) * self.scale
         down = torch.cat([w["a2.weight"], w["b2.weight"]])
         down, up = like(x, down, up)

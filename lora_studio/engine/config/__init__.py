@@ -3,7 +3,7 @@ Imports no torch."""
 
 from lora_studio.engine.config.adapter import AdapterConfig
 from lora_studio.engine.config.data import DataConfig
-from lora_studio.engine.config.jobs import SampleJob, SampleRequest, TrainConfig, TrainJob
+from lora_studio.engine.config.jobs import SampleJob, SampleRequest, TrainConfig, TrainJob, changed_settings
 from lora_studio.engine.config.objective import ObjectiveConfig
 from lora_studio.engine.config.optimizer import OptimizerConfig, ScheduleConfig
 from lora_studio.engine.config.run import BaseConfig, RunConfig, SampleConfig, SamplerName
@@ -22,4 +22,5 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
     "TrainJob",
+    "changed_settings",
 ]

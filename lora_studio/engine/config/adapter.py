@@ -33,10 +33,10 @@ class AdapterConfig(Settings):
     """Kind of adapter. LoRA is small and loads everywhere. DoRA learns direction and size apart: finer, slower. LoHa and LoKr are LyCORIS kinds for styles and large sets; (IA)3 is the smallest; OFT and BOFT turn weights without stretching them; GLoRA is experimental."""  # noqa: E501
     rank: int = Field(8, ge=1, le=256)
     """Size of the adapter (dim). Higher holds more detail, makes a larger file and learns the training pictures
-    by heart sooner. For OFT and BOFT it is the size of a block."""
+    by heart sooner. For OFT and BOFT it is the size of a block (the nearest that divides the layer); (IA)3 has none."""
     alpha: float = Field(4.0, gt=0, le=512)
     """Strength of what is learned: the adapter is scaled by alpha / rank. Half the rank is a good start; twice
-    the alpha acts like twice the learning rate."""
+    the alpha acts like twice the learning rate. OFT, BOFT and (IA)3 have none."""
     conv_rank: int = only("layers=all", default=0, ge=0, le=256)
     """Rank of 3x3 convolutions where `layers` is all (LoCon). 0 takes the rank above."""
     conv_alpha: float = only("layers=all", default=0.0, ge=0, le=512)
@@ -48,7 +48,8 @@ class AdapterConfig(Settings):
     """Share of the adapter's input that is switched off at random in each step. A little (0.1) works against learning
     by heart."""
     rank_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the ranks that is switched off at random in each step, each picture its own."""
+    """Share of the ranks (LoRA, DoRA) or of what comes out of a layer (the other kinds) that is switched off at random
+    in each step, each picture its own."""
     module_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance for each whole layer of the adapter to be left out of a step."""
     layers: Literal["attention", "attention+ff", "all"] = "attention+ff"

@@ -1,5 +1,7 @@
 """Whole configurations, and what the jobs are started with."""
 
+from typing import Any
+
 from pydantic import Field
 
 from lora_studio.core.settings import Settings
@@ -21,6 +23,33 @@ class TrainConfig(Settings):
     objective: ObjectiveConfig = ObjectiveConfig()
     run: RunConfig = RunConfig()
     sample: SampleConfig = SampleConfig()
+
+
+MAY_CHANGE = (
+    "optimizer.unet_lr", "optimizer.text_encoder_lr", "optimizer.text_encoder_2_lr", "optimizer.weight_decay",
+    "optimizer.max_grad_norm", "optimizer.d_coef", "schedule.", "objective.", "run.epochs", "run.save_every_epochs",
+    "run.sample_every_epochs", "run.save_precision", "run.keep_states", "run.gradient_checkpointing",
+    "run.offload_blocks", "run.compile", "run.devices", "run.cache_gb", "data.caption_dropout", "data.tag_dropout",
+    "sample.",
+)  # fmt: skip
+"""Settings (or sections) that a resumed run may have other than before. What the rest says is in what was learned: the
+adapter's shape, the order of the pictures, the base."""
+
+
+def changed_settings(before: TrainConfig, now: TrainConfig) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """What differs: (old, new) by name, and the names among them that a resumed run must not change. A rate that was 0
+    or becomes 0 is one of these: its part has no adapter, or would lose it."""
+    old, new = (
+        {f"{part}.{name}": value for part, group in config.to_dict().items() for name, value in group.items()}
+        for config in (before, now)
+    )
+    found = {name: (old[name], value) for name, value in new.items() if old[name] != value}
+    refused = [
+        name
+        for name, (was, is_) in found.items()
+        if not name.startswith(MAY_CHANGE) or (name.endswith("_lr") and (was == 0) != (is_ == 0))
+    ]
+    return found, refused
 
 
 class TrainJob(Settings):

@@ -39,6 +39,8 @@ class RunConfig(Settings):
     """Save a LoRA file after every so many epochs, to choose the best later. 0 saves only the last."""
     sample_every_epochs: int = Field(1, ge=0, le=10_000)
     """Draw the sample prompts after every so many epochs. 0 draws none on the way."""
+    save_precision: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Number format of the LoRA files: fp16 is what other programs expect; fp32 is exact and twice as large."""
     keep_states: int = Field(2, ge=1, le=20)
     """How many full states are kept on disk to resume from; each is about three times the LoRA file."""
     validation_share: float = Field(0.0, ge=0, le=0.5)
