@@ -3,6 +3,9 @@
 A job is a folder with four files: `job.json` (the record), `events.jsonl` (what it told, append only), `commands`
 (what it was told) and `log.txt`. The child waits for the one lock of the projects folder, so that one job has the
 GPU at a time, whoever started it. To watch, adopt or judge a job is to read its folder.
+
+`python -m lora_studio.core.jobs FOLDER` does the job of a folder. Started by torchrun or `accelerate launch` in several
+processes, the first (RANK 0) keeps the record; the others work with it and leave the folder alone.
 """
 
 import contextlib
@@ -146,6 +149,21 @@ class JobContext:
                 self._words.append(word)
 
 
+class Follower(JobContext):
+    """The context of a process that works beside the first one of its job: it tells nothing and obeys nobody."""
+
+    def report(self, event: Event) -> None:
+        """Leave it to the first process."""
+
+    def should_stop(self) -> bool:
+        """Only the first process reads the commands."""
+        return False
+
+    def commands(self) -> list[str]:
+        """Only the first process reads the commands."""
+        return []
+
+
 class Jobs:
     """The jobs of all projects under `root`."""
 
@@ -157,10 +175,7 @@ class Jobs:
 
         A folder that holds an ended job is used again (that is how a run is resumed); a living one is refused.
         """
-        before = self._load(folder)
-        if before is not None and before.is_alive:
-            raise UserError(f"{before.title} is still {before.state}.", "Wait for it or stop it first.")
-        create(folder, target, config, title, project)
+        self._create(folder, target, config, title, project)
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "LORA_STUDIO_ROOT": str(self.root)}
         with (folder / "log.txt").open("ab") as log:
             child = subprocess.Popen(
@@ -176,6 +191,19 @@ class Jobs:
             if _read(folder)["state"] == "queued":
                 _update(folder, pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
         return self.get(folder)
+
+    def prepare(self, folder: Path, target: str, config: dict[str, Any], title: str, project: str = "") -> Job:
+        """As `start`, but nothing runs yet: the job looks like one that was stopped before it began, until somebody
+        calls `python -m lora_studio.core.jobs FOLDER`, in one process or many."""
+        self._create(folder, target, config, title, project)
+        _update(folder, state="stopped")
+        return self.get(folder)
+
+    def _create(self, folder: Path, target: str, config: dict[str, Any], title: str, project: str) -> None:
+        before = self._load(folder)
+        if before is not None and before.is_alive:
+            raise UserError(f"{before.title} is still {before.state}.", "Wait for it or stop it first.")
+        create(folder, target, config, title, project)
 
     def get(self, folder: Path) -> Job:
         """The job in `folder`. Raises UserError when there is none."""
@@ -314,8 +342,8 @@ def _explain(error: BaseException) -> Failed:
 
 def _queue(job: JobContext) -> FileLock | None:
     """Wait for the one lock of the projects folder; None when a stop came first."""
-    root = os.environ.get("LORA_STUDIO_ROOT")
-    lock = FileLock((Path(root) if root else job.folder) / ".gpu.lock")
+    root = os.environ.get("LORA_STUDIO_ROOT") or job.folder.resolve().parents[2]  # ROOT/PROJECT/runs/RUN
+    lock = FileLock(Path(root) / ".gpu.lock")
     waiting = False
     while not job.should_stop():
         try:
@@ -328,6 +356,8 @@ def _queue(job: JobContext) -> FileLock | None:
 
 
 def _child(folder: Path) -> int:
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _follow(folder)
     _update(folder, pid=os.getpid(), pid_started=psutil.Process().create_time())
     job = JobContext(folder)
     lock = _queue(job)
@@ -335,14 +365,29 @@ def _child(folder: Path) -> int:
         job.report(Note("Stopped before it began."))
         job.report(Finished("stopped"))
         _update(folder, state="stopped", ended=time.time())
-        return 0
-    record = _read(folder)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    error = _perform(job, record["target"], config)
+        # the other processes wait for this one: only a failure makes torchrun end them
+        return 1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    error = _perform(job, *_work(folder))
     if error is not None:
         traceback.print_exception(error)
     lock.release()
     return 0 if error is None else 1
+
+
+def _follow(folder: Path) -> int:
+    """Do the same work beside the first process. What goes wrong is printed, for the record is not ours."""
+    target, config = _work(folder)
+    try:
+        _function(target)(config, Follower(folder))
+    except BaseException as error:  # the edge of the process
+        traceback.print_exception(error)
+        return 1
+    return 0
+
+
+def _work(folder: Path) -> tuple[str, dict[str, Any]]:
+    """What a job's folder asks for: target and config."""
+    return _read(folder)["target"], json.loads((folder / "config.json").read_text("utf-8"))
 
 
 def _read(folder: Path) -> dict[str, Any]:

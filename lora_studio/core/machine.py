@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -45,8 +46,12 @@ def machine(folder: Path) -> Machine:
 
 
 def num_cards() -> int:
-    """How many NVIDIA cards there are."""
-    return len(_graphics_cards())
+    """How many NVIDIA cards there are, of those that CUDA_VISIBLE_DEVICES lets programs see."""
+    there, visible = len(_graphics_cards()), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    names = takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))  # as CUDA reads it
+    return min(there, len(list(names)))
 
 
 @cache

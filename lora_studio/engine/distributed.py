@@ -24,8 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lora_studio.core.errors import UserError
-from lora_studio.core.jobs import JobContext
-from lora_studio.core.progress import Event
+from lora_studio.core.jobs import Follower, JobContext
 from lora_studio.core.settings import SettingsError
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}  # elsewhere gloo
@@ -48,21 +47,6 @@ class World:
     def leads(self) -> bool:
         """Whether this process reports, saves and samples for all."""
         return self.rank == 0
-
-
-class Follower(JobContext):
-    """The job's context of a process that does not lead: it tells nothing and is told by the leader (`agree`)."""
-
-    def report(self, event: Event) -> None:
-        """Leave it to the leader."""
-
-    def should_stop(self) -> bool:
-        """Only the leader reads the commands."""
-        return False
-
-    def commands(self) -> list[str]:
-        """Only the leader reads the commands."""
-        return []
 
 
 # --- what a step needs ------------------------------------------------------------------------------------------------

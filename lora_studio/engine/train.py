@@ -85,7 +85,8 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     """Load, encode, attach: everything before the first step."""
     config = job.settings
     pictures = read_dataset(Path(job.dataset), config.data)
-    write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
+    if world is None or world.leads:
+        write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
     base = hub.at_hand(job.base, context.report)
     precision = choose_precision(distributed.launched_precision() or config.run.precision, network_size(base))

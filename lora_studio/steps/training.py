@@ -137,20 +137,25 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
     if config.optimizer.kind == "adamw8bit" and not machine.num_cards():
         text = "optimizer.kind adamw8bit needs an NVIDIA card; there is none here."
         found.append(Check("bad", text, "Choose adamw, or came to save memory."))
+    if config.run.devices > devices(config):
+        text = f"run.devices is {config.run.devices}, but there is only {devices(config)} here; that is what is used."
+        found.append(Check("warn", text, "Lower it, or 0 for all there are."))
     free = shutil.disk_usage(project.folder).free
     if free < MIN_FREE_BYTES:
         found.append(Check("bad", f"Only {free // 2**20} MB are free on the disk.", "Free at least 300 MB."))
     return found
 
 
-def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
-    """Take a snapshot of the pictures and captions and start the run in the background.
+def start(project: Project, jobs: Jobs, config: TrainConfig, prepare: bool = False) -> Job:
+    """Take a snapshot of the pictures and captions and start the run in the background; with `prepare` only write its
+    folder, for processes that somebody starts on several machines.
 
     Raises UserError with all that stands against it.
     """
     bad = [check for check in checks(project, config) if check.level == "bad"]
     if bad:
         raise UserError(" ".join(check.text for check in bad), " ".join(check.remedy for check in bad))
+    config = _placed(config)
     folder = project.new_folder("runs", project.plan.name)
     write_text(folder / "dataset.json", json.dumps(snapshot(project), indent=1))
     write_text(folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict())))
@@ -163,12 +168,24 @@ def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
         trigger=project.plan.trigger,
         world=devices(config),
     )
-    return jobs.start(folder, TARGET, job.to_dict(), f"Training {folder.name}", project.slug)
+    begin = jobs.prepare if prepare else jobs.start
+    return begin(folder, TARGET, job.to_dict(), f"Training {folder.name}", project.slug)
 
 
-def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | None = None) -> Job:
+def _placed(config: TrainConfig) -> TrainConfig:
+    """The same with paths that are found from any folder: a run may be resumed from another one."""
+    here = {
+        "base.model": config.base.model,
+        "base.vae": config.base.vae,
+        "adapter.continue_from": config.adapter.continue_from,
+        "data.regularization": config.data.regularization,
+    }
+    return config.with_changes({name: conception.placed(path) for name, path in here.items()})
+
+
+def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | None = None, prepare: bool = False) -> Job:
     """Go on with a stopped, failed or interrupted run from its newest whole state; with more epochs also with one that
-    has reached its end. `changes` are settings by dotted name.
+    has reached its end. `changes` are settings by dotted name, `prepare` as in `start`.
 
     Raises UserError naming the settings that a run cannot change on its way.
     """
@@ -193,7 +210,8 @@ def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | Non
         "base": paths.resolve_base(config.base.model),
         "world": devices(config),
     }
-    return jobs.start(folder, TARGET, data, job.title, project.slug)
+    begin = jobs.prepare if prepare else jobs.start
+    return begin(folder, TARGET, data, job.title, project.slug)
 
 
 def snapshot(project: Project) -> dict[str, Any]:
@@ -214,6 +232,15 @@ def snapshot(project: Project) -> dict[str, Any]:
             for image in project.used_images()
         ]
     }
+
+
+def settings_of(project: Project, run: str) -> TrainConfig | None:
+    """What a run was trained with; None when that cannot be read any more."""
+    try:
+        data = json.loads((project.folder / "runs" / run / "config.json").read_text("utf-8"))
+        return TrainConfig.load(data["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def runs(project: Project, jobs: Jobs) -> list[Job]:

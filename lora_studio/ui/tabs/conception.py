@@ -148,7 +148,8 @@ def _create_form(studio: Studio, said: gr.HTML) -> None:
         plan = Plan.load(
             {"name": name.strip(), "kind": kind, "trigger": trigger.strip(), "base": (base or "").strip() or "starter"}
         )
-        return message(f"{plan.name} is ready.", project=conception.create(studio.root, plan).slug, step="conception")
+        text = " ".join(filter(None, [f"{plan.name} is ready.", conception.unfetched(plan.base)]))
+        return message(text, project=conception.create(studio.root, plan).slug, step="conception")
 
     trigger.change(_note, trigger, note, api_visibility="private", show_progress="hidden")
     for event in (create.click, name.submit, trigger.submit):
