@@ -202,7 +202,7 @@ class Trainer:
             )
         for part in (name for name in ("unet", *self.family.text_parts) if self.family.loaded(name)):
             frozen = [(n, p) for n, p in self.family.part(part).named_parameters() if not p.requires_grad]
-            name = first_broken([*frozen, *self.family.part(part).named_buffers()])
+            name = first_broken([*frozen, *self.family.part(part).named_buffers()]).replace(".base_layer", "")
             if name:
                 raise UserError(
                     f"The base model is damaged: {part} holds numbers that are not finite ({name}).",
