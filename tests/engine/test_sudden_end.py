@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ pytestmark = [
 Weights = dict[str, Tensor]
 TARGET = "lora_studio.engine.train:train"
 FROZEN_TEXT = {"optimizer__text_encoder_lr": 0, "data__shuffle_tags": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_by_one() -> Iterator[None]:
+    """Pictures are encoded one by one, so that there is something to interrupt, and to the same last bit each time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lora_studio.engine.cache.ENCODE_PIXELS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +128,7 @@ MOMENTS: dict[str, Callable[[list[dict[str, Any]]], bool]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(
-    moment: str, straight: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lora_studio.engine.cache.ENCODE_PIXELS", 1)  # pictures one by one
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(moment: str, straight: Any, tmp_path: Path) -> None:
     job, folder = {**straight[0], "cache": str(tmp_path / "cache")}, tmp_path / "run"
     assert in_child(lambda: train(job, Watched(folder, MOMENTS[moment], die))) == -signal.SIGKILL
     assert_goes_on(straight, job, folder)
