@@ -166,7 +166,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "saving the state": (states, "save_file"),
 }
 BEFORE_THE_FIRST = ("loading the base", "encoding pictures")
-ENDS = (MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+ENDS = (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"))  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from lora_studio.core.jobs import JobContext, Jobs
 from lora_studio.engine import checkpoint
 from lora_studio.engine import state as states
 from lora_studio.engine.config import TrainJob
+from lora_studio.engine.distributed import World, run_world
 from lora_studio.engine.state import newest_state
 from lora_studio.engine.train import train
 from tests.engine.conftest import Recorder, settings
@@ -225,6 +226,15 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
 
     assert in_child(work) == -signal.SIGTERM
     assert JobContext(tmp_path).should_stop()  # all processes of the job read it
+
+
+def end_oneself(world: World) -> str:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return "still here"
+
+
+def test_the_processes_of_a_shared_run_leave_sigterm_to_their_parent() -> None:
+    assert run_world(end_oneself, (), 1) == "still here"
 
 
 # --- a full disk ----------------------------------------------------------------------------------------------------
