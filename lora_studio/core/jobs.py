@@ -9,10 +9,12 @@ processes, the first (RANK 0) keeps the record; the others work with it and leav
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +34,7 @@ from lora_studio.core.settings import SettingsError
 
 WORDS = ("stop", "pause", "resume", "save", "sample")
 ENDED = ("done", "stopped", "failed", "interrupted")
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: the user's share of it is
 _children: dict[Path, subprocess.Popen[bytes]] = {}  # kept so that ended children are reaped
 
 
@@ -96,12 +99,18 @@ class JobContext:
         self._read = 0
         self._words: list[str] = []
         self._stop = False
+        self._torn = True
+        """Whether the last line of `events.jsonl` may be half a one, of a process that was killed or a full disk."""
 
     def report(self, event: Event) -> None:
         """Append the event to `events.jsonl`."""
         line = event.to_json()
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        path = self.folder / "events.jsonl"
+        begin = "\n" if self._torn and _is_torn(path) else ""
+        self._torn = True
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{begin}{line}\n")
+        self._torn = False
         if self._listen:
             self._listen(json.loads(line))
 
@@ -109,6 +118,12 @@ class JobContext:
         """Whether a stop was asked for."""
         self._poll()
         return self._stop
+
+    def ask_to_stop(self) -> None:
+        """What the command `stop` does, for a signal; written down so that all processes of the job read it."""
+        self._stop = True
+        with contextlib.suppress(OSError), (self.folder / "commands").open("a", encoding="utf-8") as file:
+            file.write("stop\n")
 
     def commands(self) -> list[str]:
         """New commands since the last call, without stop: pause, resume, save, sample."""
@@ -303,8 +318,9 @@ def _perform(job: JobContext, target: str, config: dict[str, Any]) -> BaseExcept
         summary = _function(target)(config, job) or {}
     except BaseException as error:
         failed = _explain(error)
-        job.report(failed)
-        job.report(Finished("failed"))
+        with contextlib.suppress(OSError):  # on a full disk the record is all there is room for
+            job.report(failed)
+            job.report(Finished("failed"))
         _update(job.folder, state="failed", ended=time.time(), error=failed.message, remedy=failed.remedy)
         return error
     state = "stopped" if job.should_stop() else "done"
@@ -334,7 +350,7 @@ def _explain(error: BaseException) -> Failed:
             "Lower data.batch_size or data.resolution, or turn on run.gradient_checkpointing.",
             details,
         )
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in FULL:
         return Failed("The disk is full.", "Free some space, then resume: nothing already made is lost.", details)
     text = f"{type(error).__name__}: {error}".strip()[:500]
     return Failed(text, "This is a fault of the program: the log of the job holds the details for a report.", details)
@@ -360,6 +376,7 @@ def _child(folder: Path) -> int:
         return _follow(folder)
     _update(folder, pid=os.getpid(), pid_started=psutil.Process().create_time())
     job = JobContext(folder)
+    _stop_when_told(job)
     lock = _queue(job)
     if lock is None:
         job.report(Note("Stopped before it began."))
@@ -388,6 +405,26 @@ def _follow(folder: Path) -> int:
 def _work(folder: Path) -> tuple[str, dict[str, Any]]:
     """What a job's folder asks for: target and config."""
     return _read(folder)["target"], json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def _stop_when_told(job: JobContext) -> None:
+    """SIGTERM (a shutdown, `kill`) saves and stops like the command; a second one ends the process at once."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        job.ask_to_stop()
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line has no end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except OSError:  # there is none, or it is empty
+        return False
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -257,6 +257,7 @@ class TextStates:
             with torch.no_grad():
                 states = self.encoder.encode_text(new, self.clip_skip, self.chunks, self.weighted)
             for row, text in enumerate(new):
+                _refuse_broken_text(states[row : row + 1], text)
                 found[text] = states[row : row + 1]
                 self._keep(text, found[text])
         return Text.cat([found[text] for text in texts])
@@ -289,6 +290,14 @@ class TextStates:
         self._bytes += _nbytes(own)
         while self._bytes > self.memory_bytes and len(self._memory) > 1:
             self._bytes -= _nbytes(self._memory.popitem(last=False)[1])
+
+
+def _refuse_broken_text(states: Text, text: str) -> None:
+    if not all(bool(torch.isfinite(value).all()) for value in states.tensors().values()):
+        raise UserError(
+            f"The text part of the base model turned {text[:80]!r} into numbers that are not finite (NaN).",
+            "The base's text part is damaged, or run.precision is too coarse for it: choose fp32, or another base.",
+        )
 
 
 def _nbytes(text: Text) -> int:

@@ -68,7 +68,14 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     raw, metadata = read_raw(path)
     if not is_kohya(raw):
         raw, metadata = to_kohya(raw, metadata)
-    return load(to_bytes(raw, metadata)), metadata
+    tensors = load(to_bytes(raw, metadata))
+    broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), "")
+    if broken:
+        raise UserError(
+            f"{path.name} holds numbers that are not finite (in {broken}).",
+            "The file is damaged, or its training went wrong: choose another.",
+        )
+    return tensors, metadata
 
 
 def even_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ goes on exactly where the old one would have been.
 import json
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ def read_dataset(path: Path, config: DataConfig) -> list[Picture]:
     Raises UserError naming what is missing or damaged.
     """
     try:
-        entries = json.loads(path.read_text("utf-8"))["images"]
+        entries = list(json.loads(path.read_text("utf-8"))["images"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"The list of pictures {path.name} cannot be read ({error}).", "Start the training again."
@@ -86,6 +86,11 @@ def read_dataset(path: Path, config: DataConfig) -> list[Picture]:
         raise UserError("There are no pictures to train on.", "Add pictures in Gathering and keep some in Curation.")
     buckets = make_buckets(config)
     pictures = [_picture(entry, path.parent, config, buckets) for entry in entries]
+    twice = sorted(id for id, count in Counter(picture.id for picture in pictures).items() if count > 1)
+    if twice:
+        raise UserError(f"The list of pictures has {', '.join(twice)} more than once.", "Start the training again.")
+    if not any(picture.repeats for picture in pictures):
+        raise UserError("No picture would be shown: all have 0 repeats.", "Set the repeats of some to 1 or more.")
     return pictures + regularization_pictures(config, buckets)
 
 
@@ -95,11 +100,14 @@ def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size])
         crop = tuple(float(edge) for edge in entry["crop"]) if entry.get("crop") else None
         size = cropped(entry["width"], entry["height"], crop)  # type: ignore[arg-type]
         mask = folder / entry["mask"] if entry.get("mask") else None
+        caption, repeats = entry.get("caption") or "", int(entry.get("repeats", 1))
+        if min(size) < 1 or repeats < 0 or not isinstance(caption, str):
+            raise ValueError(f"{file.name} is {size[0]} x {size[1]}, {repeats} repeats, caption {caption!r:.40}")
         return Picture(
             id=str(entry["id"]),
             file=file,
-            caption=entry.get("caption") or "",
-            repeats=int(entry.get("repeats", 1)),
+            caption=caption,
+            repeats=repeats,
             crop=crop,  # type: ignore[arg-type]
             size=size,
             sha256=entry.get("sha256") or sha256_file(file),
@@ -109,7 +117,7 @@ def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size])
             mask_sha256=_mask_sha256(mask, file) if mask else "",
             alpha_mask=config.alpha_mask,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"An entry of the list of pictures is damaged ({error}).", "Start the training again."
         ) from error

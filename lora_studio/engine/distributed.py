@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 import time
 import traceback
@@ -221,12 +222,9 @@ def run_world(function: Callable[..., Any], args: tuple[Any, ...], size: int, ki
         return _watch(processes, lines)
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # they do not heed SIGTERM
         for process in processes:
-            process.join(GRACE)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.join()
 
 
 def leave() -> None:
@@ -272,6 +270,8 @@ def _process(
     rank: int, size: int, kind: str, port: int, line: Connection, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     """The life of one process."""
+    # A shutdown sends it to all processes of a job; the parent hears it for all, and its stop is read by the leader.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
     try:
         if kind == "cpu":

@@ -29,6 +29,7 @@ BF16_FROM = 30_000_000
 SELECTIVE_SHARE = 0.5
 COMPILED_SHAPES = 64  # torch compiles for 8 shapes of one function unless told otherwise
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "out_of_memory")
+OUT_OF_MEMORY += ("memoryerror",)  # as the words of another process's error begin
 
 
 # --- device and number format -----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from lora_studio.engine.checkpoint import even_alphas, load_lora
 from lora_studio.engine.config import BaseConfig, SampleJob, SampleRequest
 from lora_studio.engine.families import open_family
 from lora_studio.engine.families.base import AS_IT_SAYS, Family
+from lora_studio.engine.memory import is_oom
 from lora_studio.engine.prompts import chunks_for
 
 PLAIN = (".lora_down.weight", ".lora_up.weight", ".alpha")  # endings of all that load_lora_weights reads right
@@ -142,6 +143,8 @@ class Drawer:
             raise UserError(f"{lora.name}: {error.message}", error.remedy) from error
         except (ValueError, RuntimeError, KeyError) as error:
             self.pipeline.unload_lora_weights()
+            if is_oom(error):
+                raise
             text = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{lora.name} does not fit the base {self.family.metadata()['ss_sd_model_name']} ({text}).",

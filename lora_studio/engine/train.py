@@ -14,14 +14,15 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import Note, Phase, Progress
+from lora_studio.core.settings import SettingsError
 from lora_studio.engine import cache, distributed, hub
 from lora_studio.engine.adapters import Adapter
 from lora_studio.engine.buckets import StepPlan
-from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob
+from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob, checks
 from lora_studio.engine.data import Sampler, plan_for, read_dataset
 from lora_studio.engine.detect import read_header
 from lora_studio.engine.distributed import World
-from lora_studio.engine.families import open_family
+from lora_studio.engine.families import open_family, usable_base
 from lora_studio.engine.families.base import Family, Text
 from lora_studio.engine.memory import choose_precision, describe, is_oom, next_rung, prepare_network
 from lora_studio.engine.metadata import base_metadata
@@ -31,7 +32,7 @@ from lora_studio.engine.prompts import CHUNK, chunks_for, escape
 from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.shards import Shards
-from lora_studio.engine.state import newest_state
+from lora_studio.engine.state import State, newest_state
 from lora_studio.engine.trainer import Trainer
 
 TEXT_BATCH = 16
@@ -89,20 +90,22 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
         write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
     base = hub.at_hand(job.base, context.report)
+    facts = refuse_impossible(job, base, pictures, world.size if world else 1)
     precision = choose_precision(distributed.launched_precision() or config.run.precision, network_size(base))
     world = world or World(device=precision.device)
     sampler = Sampler(pictures, config, world.rank, world.size)
     plan = plan_for(pictures, config, world.size)
     family = open_family(base, world.device, precision.dtype, config.base)
     parts = trained_parts(config, family)
-    _warn_about(pictures, plan, config, family, context)
+    _warn_about(pictures, plan, config, family, context, facts)
     with distributed.leader_first(world):  # the others find in the cache what it has encoded
         store = cache.open_cache(Path(job.cache), config.run.cache_gb)
         latents = encode_pictures(sampler, config, family, store, context)
         family.release("vae")
         texts = text_states(pictures, config, family, parts, store, context)
         store.evict()
-    adapter, done = attach(config, family, parts, context)
+    state = saved_state(context) if job.resume else None
+    adapter, done = attach(config, family, parts, context, fresh=state is None)
     context.report(Note(describe(precision, done)))
     trainer = Trainer(
         job=job,
@@ -120,14 +123,44 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     )
     for network in trainer.networks:
         network.train()
-    if job.resume:
-        resume(trainer, context)
+    if state is not None:
+        trainer.resume(state)
     return trainer
 
 
-def attach(config: TrainConfig, family: Family, parts: list[str], context: JobContext) -> tuple[Adapter, list[str]]:
-    """The adapter on the base, and the network ready for training; what was done to it, in words."""
+def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world: int) -> checks.Facts:
+    """What is known before the weights are loaded. Raises UserError when the base cannot be used, SettingsError with
+    all that speaks against these settings."""
+    config, family = job.settings, usable_base(base).family
+    plan = plan_for(pictures, config, world)
+    facts = checks.Facts(
+        family=family,
+        text_layers=checks.text_layers(base, family),
+        device=choose_precision("fp32", 0).device.type,
+        trigger=job.trigger,
+        captions=tuple(picture.caption for picture in pictures if not picture.regularization),
+        steps=plan.steps,
+        batches=plan.batches_per_epoch,
+    )
+    problems = checks.problems(config, facts)
+    if problems:
+        raise SettingsError(problems)
+    return facts
+
+
+def attach(
+    config: TrainConfig, family: Family, parts: list[str], context: JobContext, fresh: bool = True
+) -> tuple[Adapter, list[str]]:
+    """The adapter on the base, and the network ready for training; what was done to it, in words.
+
+    One that is not `fresh` is about to take over a saved state, so adapter.continue_from is not read again.
+    """
     network, done = family.part("unet"), []
+    adapter_config = config.adapter if fresh else config.adapter.model_copy(update={"continue_from": ""})
+    layers = family.adapter_layers(config.adapter.layers, parts)
+    idle = checks.idle_patterns(config.adapter, [f"{part}.{name}" for part, names in layers.items() for name in names])
+    if idle:
+        raise SettingsError(idle)
     originals: dict[str, Tensor] = {}
     if config.run.quantize != "none":
         if config.adapter.init == "loftq":
@@ -135,7 +168,7 @@ def attach(config: TrainConfig, family: Family, parts: list[str], context: JobCo
         count = quantize(network, config.run.quantize)
         done.append(f"{count} layers of the frozen base in {config.run.quantize}")
     adapter = Adapter(
-        family, config.adapter, parts, config.run.seed, lambda part, module: originals[f"{module}.weight"]
+        family, adapter_config, parts, config.run.seed, lambda part, module: originals[f"{module}.weight"]
     )
     done += prepare_network(network, config.run, family.device, lambda text: context.report(Note(text, "warning")))
     return adapter, done
@@ -163,15 +196,14 @@ def trained_parts(config: TrainConfig, family: Family) -> list[str]:
     return parts
 
 
-def resume(trainer: Trainer, context: JobContext) -> None:
-    """Take up the newest whole state, and say which."""
+def saved_state(context: JobContext) -> State | None:
+    """The newest whole state of the run; what is damaged or lacking is told."""
     state, damaged = newest_state(context.folder / "state")
     if damaged:
         context.report(Note(f"Damaged states were passed over: {', '.join(damaged)}.", "warning"))
     if state is None:
         context.report(Note("There is no whole state to resume from: training starts at the beginning.", "warning"))
-    else:
-        trainer.resume(state)
+    return state
 
 
 def encode_pictures(
@@ -208,6 +240,8 @@ def text_states(
         return texts
     captions += [""] if config.data.caption_dropout else []
     for start in range(0, len(captions), TEXT_BATCH):
+        if context.should_stop():
+            return texts
         texts(captions[start : start + TEXT_BATCH])
         context.report(Progress(min(start + TEXT_BATCH, len(captions)), len(captions), "captions"))
     for part in family.text_parts:
@@ -251,9 +285,16 @@ def fingerprint(pictures: list[Picture]) -> str:
 
 
 def _warn_about(
-    pictures: list[Picture], plan: StepPlan, config: TrainConfig, family: Family, context: JobContext
+    pictures: list[Picture],
+    plan: StepPlan,
+    config: TrainConfig,
+    family: Family,
+    context: JobContext,
+    facts: checks.Facts,
 ) -> None:
     """Say what is probably not meant, before the time is spent."""
+    for text in checks.warnings(config, facts):
+        context.report(Note(text, "warning"))
     limit = config.data.max_tokens
     long = sum(count > limit for count in family.num_tokens([picture.caption for picture in pictures]))
     if long:

@@ -1,9 +1,10 @@
 """The training loop: one step, validation, saving, resuming. Which model family it is makes no difference here."""
 
 import contextlib
+import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from lora_studio.engine.data import Batch, Sampler, without_trigger
 from lora_studio.engine.distributed import World
 from lora_studio.engine.ema import MovingAverage
 from lora_studio.engine.families.base import Family, Text
-from lora_studio.engine.memory import Scaler
+from lora_studio.engine.memory import Scaler, is_oom, release_memory
 from lora_studio.engine.metadata import at_save
 from lora_studio.engine.optimizers import averaged, make_optimizer, set_rate
 from lora_studio.engine.parameters import parameter_groups
@@ -79,7 +80,7 @@ class Trainer:
     def run(self) -> None:
         """Train from the present step to the end of the plan, or until a stop is asked for. A stop still saves."""
         self.context.report(Phase("train", self.plan.sentence))
-        if self.step == 0:
+        if self.step == 0 and not self.should_stop():
             self.validate()
         while self.step < self.plan.steps and not self.should_stop():
             self.obey()
@@ -179,7 +180,10 @@ class Trainer:
         if self.scaler.update(finite) or (loss - loss == 0 and not self.scaler.exhausted):
             return finite
         self.optimizer.zero_grad(set_to_none=True)
-        names = sorted({sample.picture.file.name for batch in batches for sample in batch})
+        self._refuse_broken_weights()
+        samples = [sample for batch in batches for sample in batch]
+        broken = [sample for sample in samples if not torch.isfinite(self.latents.get(*sample.which)).all()]
+        names = sorted({sample.picture.file.name for sample in broken or samples})
         what = "loss" if loss - loss != 0 else "gradient"
         raise UserError(
             f"The {what} of step {step} is not a finite number; the pictures were {', '.join(names)}. "
@@ -187,6 +191,25 @@ class Trainer:
             "Lower optimizer.unet_lr, choose run.precision fp32, or look at these pictures; "
             "then start anew or resume from the last state.",
         )
+
+    def _refuse_broken_weights(self) -> None:
+        """Raise UserError where weights of the adapter or the base are not finite, naming the first of them."""
+        name = first_broken(self.adapter.named_parameters())
+        if name:
+            raise UserError(
+                f"The LoRA's weights are not finite any more after step {self.step} ({name}): a step was too long.",
+                "Lower optimizer.unet_lr and the other rates, set optimizer.max_grad_norm to 1, then resume from the "
+                "last state, which is whole.",
+            )
+        for part in (name for name in ("unet", *self.family.text_parts) if self.family.loaded(name)):
+            frozen = [(n, p) for n, p in self.family.part(part).named_parameters() if not p.requires_grad]
+            name = first_broken([*frozen, *self.family.part(part).named_buffers()]).replace(".base_layer", "")
+            if name:
+                raise UserError(
+                    f"The base model is damaged: {part} holds numbers that are not finite ({name}).",
+                    "Get the base anew or choose another (base.model); if it is whole elsewhere, set run.precision to "
+                    "fp32.",
+                )
 
     # --- commands --------------------------------------------------------------------------------------------------
 
@@ -259,6 +282,8 @@ class Trainer:
         self._state_time = time.monotonic()
         if not self.world.leads:
             return
+        if first_broken(self.adapter.named_parameters()):  # it must not take the place of a good one
+            self._refuse_broken_weights()
         facts = {
             "settings": self.config.to_dict(),
             "fingerprint": self.fingerprint,
@@ -275,16 +300,25 @@ class Trainer:
         """Draw the sample pictures. Nothing that goes wrong there may end the run: it is told, and training goes on."""
         if not self.world.leads:
             return
+        out_of_memory = False
         try:
             with self.as_saved():
                 self.draw(self.step, -(-self.step // self.plan.steps_per_epoch))
         except Exception as error:
+            out_of_memory = is_oom(error)
             reason = (str(error) or type(error).__name__)[:200]
             text = f"The sample pictures could not be drawn ({reason}); training goes on."
+            if out_of_memory:
+                text = (
+                    "There was not enough memory to draw the sample pictures; training goes on. "
+                    "Lower sample.width and sample.height, or set run.sample_every_epochs to 0."
+                )
             self.context.report(Note(text, "warning"))
         finally:
             for network in self.networks:
                 network.train()
+        if out_of_memory:
+            release_memory()
 
     @property
     def networks(self) -> list[Any]:
@@ -302,7 +336,12 @@ class Trainer:
             losses = [self._validation_loss(picture) for picture in self.validation_pictures()]
         for network in self.networks:
             network.train()
-        self.context.report(Validation(self.step, torch.stack(losses).mean().item()))
+        loss = torch.stack(losses).mean().item()
+        if math.isfinite(loss):
+            self.context.report(Validation(self.step, loss))
+            return
+        self._refuse_broken_weights()
+        self.context.report(Note(f"The validation after step {self.step} is not a finite number.", "warning"))
 
     def _validation_loss(self, picture: Picture) -> Tensor:
         count, family = VALIDATION_LEVELS, self.family
@@ -362,6 +401,11 @@ class Trainer:
             return changed_settings(TrainConfig.load(state.facts.get("settings", {})), self.config)
         except SettingsError:
             return {}, []
+
+
+def first_broken(named: Iterable[tuple[str, Tensor]]) -> str:
+    """The name of the first tensor with numbers that are not finite; empty when there is none."""
+    return next((name for name, value in named if not bool(torch.isfinite(value.detach()).all())), "")
 
 
 def _started(metadata: dict[str, str]) -> dict[str, str]:

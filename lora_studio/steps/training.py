@@ -19,6 +19,7 @@ from lora_studio.core.project import Project
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
 from lora_studio.engine.config import AdapterConfig, TrainConfig, TrainJob, changed_settings
+from lora_studio.engine.config import checks as settings_checks
 from lora_studio.judge import loss as judge_loss
 from lora_studio.steps import conception, curation, tagging
 
@@ -130,10 +131,12 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
         found.append(
             Check("warn", text, "They are trained with the trigger alone; run the auto-tagger to describe them.")
         )
+    family = ""
     try:
-        conception.base_info(config.base.model)
+        family = conception.base_info(config.base.model).family
     except UserError as error:
         found.append(Check("bad", error.message, error.remedy))
+    found += _setting_checks(project, config, family)
     if config.optimizer.kind == "adamw8bit" and not machine.num_cards():
         text = "optimizer.kind adamw8bit needs an NVIDIA card; there is none here."
         found.append(Check("bad", text, "Choose adamw, or came to save memory."))
@@ -144,6 +147,32 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
     if free < MIN_FREE_BYTES:
         found.append(Check("bad", f"Only {free // 2**20} MB are free on the disk.", "Free at least 300 MB."))
     return found
+
+
+def _setting_checks(project: Project, config: TrainConfig, family: str) -> list[Check]:
+    """What the settings do not allow, and what in them is probably not meant."""
+    images, found = project.used_images(), []
+    steps = batches = 0
+    try:
+        plan = step_plan(project, config)
+        steps, batches = plan.steps, plan.batches_per_epoch
+    except UserError as error:  # of the folder of regularisation pictures
+        found.append(Check("bad", error.message, error.remedy))
+    facts = settings_checks.Facts(
+        family=family if family != "hub" else "",
+        text_layers=settings_checks.text_layers(Path(paths.resolve_base(config.base.model)).expanduser(), family),
+        device="cuda" if machine.num_cards() else "",  # other devices are known to torch alone
+        trigger=project.plan.trigger,
+        captions=tuple(image.caption or project.plan.trigger for image in images),
+        steps=steps,
+        batches=batches,
+    )
+    found += [Check("bad", _as_sentence(text)) for text in settings_checks.problems(config, facts)]
+    return found + [Check("warn", _as_sentence(text)) for text in settings_checks.warnings(config, facts)]
+
+
+def _as_sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
 
 
 def start(project: Project, jobs: Jobs, config: TrainConfig, prepare: bool = False) -> Job:

@@ -41,11 +41,17 @@ class OptimizerConfig(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        problems = []
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas: both must lie in 0 to below 1 (given: {self.betas[0]}, {self.betas[1]})")
-        pairs(self.rates, "optimizer.rates")
+            problems.append(f"betas: both must lie in 0 to below 1 (given: {self.betas[0]}, {self.betas[1]})")
+        try:
+            pairs(self.rates, "optimizer.rates")
+        except ValueError as error:
+            problems.append(str(error))
         if not (self.unet_lr or self.text_encoder_lr or self.text_encoder_2_lr):
-            raise ValueError("unet_lr, text_encoder_lr and text_encoder_2_lr are all 0: nothing would be trained")
+            problems.append("unet_lr, text_encoder_lr and text_encoder_2_lr are all 0: nothing would be trained")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file
 from lora_studio.engine.families.single_file import SingleFile
+from lora_studio.engine.memory import is_oom
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -113,6 +114,8 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, remedy: str) -> nn
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        if is_oom(error):  # not the base's fault
+            raise
         raise UserError(f"{where} cannot be loaded: {' '.join(str(error).split())[:300]}.", remedy) from error
     missing = sorted(told["missing_keys"])
     if missing:  # the libraries would go on with chance in their place
