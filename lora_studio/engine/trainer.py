@@ -17,6 +17,7 @@ from lora_studio.core.progress import FileWritten, Note, Phase, Step, Validation
 from lora_studio.core.settings import SettingsError
 from lora_studio.engine import distributed, noise, objective
 from lora_studio.engine.adapters import Adapter
+from lora_studio.engine.adapters.delta import by_module, changes_something
 from lora_studio.engine.buckets import StepPlan
 from lora_studio.engine.cache import LatentCache
 from lora_studio.engine.checkpoint import save_lora
@@ -273,6 +274,10 @@ class Trainer:
         path = self.context.folder / name
         with self.as_saved():
             tensors = self.adapter.tensors(SAVE_DTYPES[self.config.run.save_precision])
+        if self.step < self.plan.steps and not any(changes_something(own) for own in by_module(tensors).values()):
+            text = f"Nothing was learned yet after step {self.step}: no file is written for it."
+            self.context.report(Note(text, "warning"))  # at the end of the run it is an error
+            return
         save_lora(path, tensors, {**self.metadata, **at_save(self.step, epoch)})
         self.checkpoints.append(name)
         self.context.report(FileWritten(name, "checkpoint", self.step, epoch, {"bytes": path.stat().st_size}))

@@ -408,3 +408,12 @@ def test_the_model_hash_covers_the_weights_only(make_job: Callable, tmp_path: Pa
     tensors = load_file(path)
     start = 8 + int.from_bytes(data[:8], "little")
     assert told["sshs_model_hash"] == model_hash(tensors, {}) == hashlib.sha256(data[start:]).hexdigest()
+
+
+def test_nothing_learned_is_told_on_the_way_and_an_error_at_the_end(make_job: Callable, tmp_path: Path) -> None:
+    told = Recorder(tmp_path / "run")
+    tiny = {"optimizer__unet_lr": 1e-12, "optimizer__text_encoder_lr": 0, "optimizer__weight_decay": 0}
+    with pytest.raises(UserError, match="not moved any weight"):
+        train(make_job(**tiny), told)
+    assert [event["step"] for event in told.of("Step")] == [1, 2, 3, 4]
+    assert any("Nothing was learned yet after step 2" in note["text"] for note in told.of("Note"))
