@@ -210,11 +210,16 @@ def unfetched(base: str) -> str:
     return f"{base} is fetched at the start of the run; until then the recipe assumes Stable Diffusion 1.x."
 
 
+def family(base: str) -> str:
+    """Which recipes fit the base: starter, sd1, sdxl, ..., or hub where it was not fetched yet."""
+    return "starter" if base == "starter" else base_info(base).family
+
+
 def recommend(project: Project, wish: str = "balanced") -> Recommendation:
     """A whole configuration for this plan, this base and this many pictures."""
     plan = project.plan
     base = None if plan.base == "starter" else base_info(plan.base)
-    which = base.family if base else "starter"
+    which = family(plan.base)
     named = {preset.name: preset for preset in presets.all_presets()}
     preset = named.get(f"{plan.kind}-{which}") or named[f"{plan.kind}-sd1"]
     settings = {**preset.settings, "data": {**preset.settings.get("data", {}), **_size(base)}}
