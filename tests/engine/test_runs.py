@@ -76,10 +76,9 @@ def test_a_run_resumes_bit_for_bit_and_its_file_draws_what_was_trained(
     layers = "all" if kind in ("lora", "dora", "loha") else "attention"
     config = job_for(
         bases[family], tmp_path, adapter__kind=kind, adapter__layers=layers, adapter__rank=4, optimizer__unet_lr=0.02,
-        optimizer__text_encoder_2_lr=second, run__epochs=3, data__batch_size=4, run__sample_every_epochs=3,
+        optimizer__text_encoder_2_lr=second, run__epochs=3, data__batch_size=2, run__sample_every_epochs=3,
         sample__prompts=["zorbi, smile"], sample__sampler="euler",
     )  # fmt: skip
-    config["settings"]["data"]["batch_size"] = 2
     assert resumes_exactly(config, tmp_path)
     from PIL import Image
 
