@@ -20,6 +20,11 @@ from lora_studio.core.errors import UserError
 from lora_studio.terminal import Bar, say, stop_flag, watch
 
 PORT = 7860
+MACHINES = (
+    "torchrun --nnodes MACHINES --node-rank NUMBER --nproc-per-node GPUS --master-addr FIRST --master-port 29500 "
+    '-m lora_studio.core.jobs "{}"'
+)
+"""What starts a prepared run on one of several machines; docs/several-gpus.md explains its words."""
 Projects = Annotated[Path | None, typer.Option("--projects", metavar="DIR", help="Projects folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
 Named = Annotated[str, typer.Argument(metavar="PROJECT", help="Folder name or name of the project.")]
@@ -139,6 +144,7 @@ def new(
     trigger: Annotated[str, typer.Option(help="The word that will call it.")] = "",
     base: Annotated[str, typer.Option(help="starter, a model file or folder, or a hub name.")] = "starter",
     sample: Annotated[str, typer.Option(help="Begin from a sample: character, style or concept.")] = "",
+    fetch: Annotated[bool, typer.Option(help="Fetch a base named by a hub name now, or else with the run.")] = True,
     projects: Projects = None,
     as_json: Json = False,
 ) -> None:
@@ -153,13 +159,32 @@ def new(
         )
     else:
         plan = Plan.load({"name": name, "kind": kind, "trigger": trigger, "base": base})
+    if fetch:
+        _fetch(plan.base)
     project = conception.create(_root(projects), plan)
-    data = {"project": project.slug, "folder": str(project.folder), "plan": plan.to_dict()}
+    if not fetch and (text := conception.unfetched(plan.base)):
+        say(text)
+    data = {"project": project.slug, "folder": str(project.folder), "plan": project.plan.to_dict()}
     pictures = conception.sample_pictures(project) if sample else None
     if pictures:
         data["pictures"] = str(pictures)
     step = f'lora-studio gather {project.slug} "{pictures or "PICTURES"}"'
     _answer(data, as_json, f"{project.slug} begun in {project.folder}\nNext: {step}")
+
+
+def _fetch(base: str) -> None:
+    """Fetch the base from the hub with a bar, where it is named so and not here yet."""
+    from lora_studio.steps import conception
+    from lora_studio.terminal import show
+
+    bar = Bar()
+    try:
+        conception.fetch(base, lambda event: show(json.loads(event.to_json()), bar))
+    except KeyboardInterrupt:
+        bar.end()
+        say("Stopped. What has arrived is kept: the same command goes on from there.")
+        os._exit(130)  # an ordinary exit would wait for the hub's client to end its files
+    bar.end()
 
 
 @app.command()
@@ -271,6 +296,9 @@ def train(
     preset: Annotated[str, typer.Option(help="A named preset or a .toml file; else the recommendation.")] = "",
     set_: Changes = None,
     resume: Annotated[str, typer.Option(metavar="RUN", help="Go on with this run; `last` for the newest.")] = "",
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only write the run's folder, to start it yourself on several machines.")
+    ] = False,
     projects: Projects = None,
     as_json: Json = False,
 ) -> None:
@@ -281,9 +309,9 @@ def train(
     opened = _open(projects, project)
     jobs = Jobs(opened.root)
     if resume:
-        if preset or set_:
-            raise UserError("A resumed run keeps its settings.", "Leave out --preset and --set, or start a new run.")
-        job = training.resume(opened, jobs, _run(opened, jobs, resume))
+        if preset:
+            raise UserError("A resumed run keeps its preset.", "Leave out --preset, or start a new run.")
+        job = training.resume(opened, jobs, _run(opened, jobs, resume), _changes(set_), prepare)
     else:
         config = training.with_preset(opened, preset) if preset else training.current(opened)
         config = config.with_changes(_changes(set_))
@@ -292,7 +320,10 @@ def train(
                 say(f"{check.text} {check.remedy}")
         if opened.used_images():
             say(training.step_plan(opened, config).sentence)
-        job = training.start(opened, jobs, config)
+        job = training.start(opened, jobs, config, prepare)
+    if prepare:
+        data = {"run": job.id, "folder": str(job.folder), "command": MACHINES.format(job.folder)}
+        return _answer(data, as_json, f"{job.id} is ready. Start it on each machine:\n{data['command']}")
     job = watch(jobs, job)
     data = _run_answer(opened, jobs, job)
     if job.state == "stopped":
@@ -442,20 +473,38 @@ def _line(data: dict[str, Any]) -> str:
 
 @app.command()
 def detect(
-    file: Annotated[Path, typer.Argument(help="A model file or folder.")],
+    file: Annotated[str, typer.Argument(help="A model file or folder, starter, or the hub name of a fetched model.")],
     projects: Projects = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a model file is, from its content alone. Nothing in it is run."""
+    """Say what a model file or folder is, from its content alone. Nothing in it is run."""
+    from lora_studio.core import paths
     from lora_studio.engine import detect as engine_detect
+    from lora_studio.engine import hub
 
-    if not file.exists():
-        raise UserError(f"{file} does not exist.", "Check the path.")
-    found = engine_detect.detect(file)
-    _answer(asdict(found), as_json, found.detail)
+    path = Path(paths.resolve_base(file)).expanduser()
+    if not path.exists():
+        fetched = hub.on_disk(file)
+        if fetched is None:
+            raise UserError(f"{file} does not exist.", "Check the path; a model on the hub must have been fetched.")
+        path = fetched
+    found = engine_detect.detect(path)
+    _answer(asdict(found), as_json, _facts(found))
     if found.problem:
-        say(f"Error: {file.name}: {found.problem}")
+        say(f"Error: {path.name}: {found.problem}")
         raise typer.Exit(1)
+
+
+def _facts(found: Any) -> str:
+    """What was found, a line each; nothing for what does not apply."""
+    rows = {
+        "kind": " ".join(filter(None, (found.kind, found.lora_kind and f"({found.lora_kind})"))),
+        "family": "" if found.family == "unknown" else found.family,
+        "rank": str(found.rank or ""),
+        "predicts": found.prediction,
+        "parts": ", ".join(found.parts),
+    }
+    return "\n".join(filter(None, [found.detail, *(f"  {name:9}{text}" for name, text in rows.items() if text)]))
 
 
 # --- the browser ------------------------------------------------------------------------------------------------------

@@ -48,11 +48,13 @@ class Bar:
             print("\r" + text[:width].ljust(width), end=end, file=sys.stderr, flush=True)
 
 
-def _show(event: dict[str, Any], bar: Bar) -> None:
+def show(event: dict[str, Any], bar: Bar) -> None:
     """One event of a job on the bar; warnings and notes always as a line."""
     match event["event"]:
         case "Phase":
             bar.phase(event["text"])
+        case "Progress" if event["text"] == "bytes":
+            bar.update(event["done"] // 10**6, event["total"] // 10**6, "MB")
         case "Progress":
             bar.update(event["done"], event["total"], event["text"])
         case "Step":
@@ -72,7 +74,7 @@ def watch(jobs: Any, job: Any, look: Callable[[Any], None] = lambda job: None) -
         try:
             events, offset = job.events(offset)
             for event in events:
-                _show(event, bar)
+                show(event, bar)
             job = jobs.get(job.folder)
             look(job)
             if job.state in ("done", "stopped", "failed", "interrupted"):

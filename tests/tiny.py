@@ -1,4 +1,4 @@
-"""True Stable Diffusion model folders at the smallest size, built with random weights from a fixed seed."""
+"""True Stable Diffusion 1, 2 and XL model folders at the smallest size, built with random weights from a fixed seed."""
 
 import hashlib
 import json
@@ -7,9 +7,16 @@ from pathlib import Path
 from lora_studio import torchvision_ops  # noqa: F401  isort: skip
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 VELOCITY = {
     "prediction_type": "v_prediction",
@@ -26,40 +33,82 @@ def byte_characters() -> list[str]:
     return [chr(byte) for byte in kept] + [chr(256 + index) for index in range(len(other))]
 
 
-def tokenizer() -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer: 512 byte tokens, start and end."""
+def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """A byte-level CLIP tokenizer: 512 byte tokens, start and end. OpenCLIP's pads with `!`, which is token 0."""
     characters = byte_characters()
     tokens = [*characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, pad_token=pad)
+
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def text_config(width: int, layers: int, act: str = "quick_gelu", **changes: int) -> CLIPTextConfig:
+    """A text encoder of so many layers and 2 heads for the tokenizer above."""
+    tokens = {"vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
+    return CLIPTextConfig(
+        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=2,
+        hidden_act=act, **{**tokens, **changes},
+    )  # fmt: skip
+
+
+def make_vae(scaling: float = 0.5) -> AutoencoderKL:
+    """A VAE with factor 4."""
+    return AutoencoderKL(
+        block_out_channels=(4, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=2,
+        up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False, scaling_factor=scaling,
+    )  # fmt: skip
+
+
+def _make_sd(
+    folder: Path, words: CLIPTokenizer, text: CLIPTextConfig, unet: dict[str, object], scheduler: dict[str, object]
+) -> Path:
+    text_encoder = CLIPTextModel(text)
+    network = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **unet,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=make_vae(), text_encoder=text_encoder, tokenizer=words, unet=network,
+        scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, **scheduler),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
 
 
 def make_base(folder: Path, seed: int = 0, layers: int = 2, **scheduler: object) -> Path:
     """Write a base model: UNet (8, 16), VAE with factor 4, text encoder of width 16; v-prediction unless said."""
     torch.manual_seed(seed)
-    words = tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=514, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
-            bos_token_id=512, eos_token_id=513, pad_token_id=513,
-        )
-    )  # fmt: skip
+    return _make_sd(folder, tokenizer(), text_config(16, layers), {}, scheduler or VELOCITY)
+
+
+def make_sd2_base(folder: Path, seed: int = 0, layers: int = 3, **scheduler: object) -> Path:
+    """Write a base as SD 2.1 is built: OpenCLIP's text encoder, linear projections; v-prediction unless said."""
+    torch.manual_seed(seed)
+    unet = {"use_linear_projection": True, "upcast_attention": True}
+    config = text_config(16, layers, "gelu", pad_token_id=0)
+    return _make_sd(folder, tokenizer("!"), config, unet, scheduler or {**EPSILON, "prediction_type": "v_prediction"})
+
+
+def make_sdxl_base(folder: Path, seed: int = 0, **scheduler: object) -> Path:
+    """Write a base as SDXL is built: three levels of two blocks, two text encoders; epsilon unless said."""
+    torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
-        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=8, block_out_channels=(8, 8, 16), layers_per_block=2, norm_num_groups=4, attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        cross_attention_dim=16 + 24, use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 20,
     )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(4, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=2,
-        up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False, scaling_factor=0.5,
-    )  # fmt: skip
-    pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=words, unet=unet,
-        scheduler=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-            set_alpha_to_one=False, **(scheduler or VELOCITY),
-        ),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    pipeline = StableDiffusionXLPipeline(
+        vae=make_vae(0.25), text_encoder=CLIPTextModel(text_config(16, 3)), tokenizer=tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(24, 4, "gelu", projection_dim=20, pad_token_id=0)),
+        tokenizer_2=tokenizer("!"), unet=unet,
+        scheduler=EulerDiscreteScheduler(**SCHEDULE, **(scheduler or EPSILON)), add_watermarker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

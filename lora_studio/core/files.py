@@ -5,7 +5,7 @@ import os
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_studio.core.errors import UserError
@@ -27,6 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}.",
@@ -35,6 +36,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write the names in a folder to the disk itself, so that what is renamed later cannot get there
+    sooner. Where it cannot be done (Windows, some network disks) nothing depends on it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -3,13 +3,18 @@
 A job is a folder with four files: `job.json` (the record), `events.jsonl` (what it told, append only), `commands`
 (what it was told) and `log.txt`. The child waits for the one lock of the projects folder, so that one job has the
 GPU at a time, whoever started it. To watch, adopt or judge a job is to read its folder.
+
+`python -m lora_studio.core.jobs FOLDER` does the job of a folder. Started by torchrun or `accelerate launch` in several
+processes, the first (RANK 0) keeps the record; the others work with it and leave the folder alone.
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +34,7 @@ from lora_studio.core.settings import SettingsError
 
 WORDS = ("stop", "pause", "resume", "save", "sample")
 ENDED = ("done", "stopped", "failed", "interrupted")
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: the user's share of it is
 _children: dict[Path, subprocess.Popen[bytes]] = {}  # kept so that ended children are reaped
 
 
@@ -93,12 +99,18 @@ class JobContext:
         self._read = 0
         self._words: list[str] = []
         self._stop = False
+        self._torn = True
+        """Whether the last line of `events.jsonl` may be half a one, of a process that was killed or a full disk."""
 
     def report(self, event: Event) -> None:
         """Append the event to `events.jsonl`."""
         line = event.to_json()
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        path = self.folder / "events.jsonl"
+        begin = "\n" if self._torn and _is_torn(path) else ""
+        self._torn = True
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{begin}{line}\n")
+        self._torn = False
         if self._listen:
             self._listen(json.loads(line))
 
@@ -106,6 +118,12 @@ class JobContext:
         """Whether a stop was asked for."""
         self._poll()
         return self._stop
+
+    def ask_to_stop(self) -> None:
+        """What the command `stop` does, for a signal; written down so that all processes of the job read it."""
+        self._stop = True
+        with contextlib.suppress(OSError), (self.folder / "commands").open("a", encoding="utf-8") as file:
+            file.write("stop\n")
 
     def commands(self) -> list[str]:
         """New commands since the last call, without stop: pause, resume, save, sample."""
@@ -146,6 +164,21 @@ class JobContext:
                 self._words.append(word)
 
 
+class Follower(JobContext):
+    """The context of a process that works beside the first one of its job: it tells nothing and obeys nobody."""
+
+    def report(self, event: Event) -> None:
+        """Leave it to the first process."""
+
+    def should_stop(self) -> bool:
+        """Only the first process reads the commands."""
+        return False
+
+    def commands(self) -> list[str]:
+        """Only the first process reads the commands."""
+        return []
+
+
 class Jobs:
     """The jobs of all projects under `root`."""
 
@@ -157,10 +190,7 @@ class Jobs:
 
         A folder that holds an ended job is used again (that is how a run is resumed); a living one is refused.
         """
-        before = self._load(folder)
-        if before is not None and before.is_alive:
-            raise UserError(f"{before.title} is still {before.state}.", "Wait for it or stop it first.")
-        create(folder, target, config, title, project)
+        self._create(folder, target, config, title, project)
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "LORA_STUDIO_ROOT": str(self.root)}
         with (folder / "log.txt").open("ab") as log:
             child = subprocess.Popen(
@@ -176,6 +206,19 @@ class Jobs:
             if _read(folder)["state"] == "queued":
                 _update(folder, pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
         return self.get(folder)
+
+    def prepare(self, folder: Path, target: str, config: dict[str, Any], title: str, project: str = "") -> Job:
+        """As `start`, but nothing runs yet: the job looks like one that was stopped before it began, until somebody
+        calls `python -m lora_studio.core.jobs FOLDER`, in one process or many."""
+        self._create(folder, target, config, title, project)
+        _update(folder, state="stopped")
+        return self.get(folder)
+
+    def _create(self, folder: Path, target: str, config: dict[str, Any], title: str, project: str) -> None:
+        before = self._load(folder)
+        if before is not None and before.is_alive:
+            raise UserError(f"{before.title} is still {before.state}.", "Wait for it or stop it first.")
+        create(folder, target, config, title, project)
 
     def get(self, folder: Path) -> Job:
         """The job in `folder`. Raises UserError when there is none."""
@@ -275,8 +318,9 @@ def _perform(job: JobContext, target: str, config: dict[str, Any]) -> BaseExcept
         summary = _function(target)(config, job) or {}
     except BaseException as error:
         failed = _explain(error)
-        job.report(failed)
-        job.report(Finished("failed"))
+        with contextlib.suppress(OSError):  # on a full disk the record is all there is room for
+            job.report(failed)
+            job.report(Finished("failed"))
         _update(job.folder, state="failed", ended=time.time(), error=failed.message, remedy=failed.remedy)
         return error
     state = "stopped" if job.should_stop() else "done"
@@ -306,7 +350,7 @@ def _explain(error: BaseException) -> Failed:
             "Lower data.batch_size or data.resolution, or turn on run.gradient_checkpointing.",
             details,
         )
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in FULL:
         return Failed("The disk is full.", "Free some space, then resume: nothing already made is lost.", details)
     text = f"{type(error).__name__}: {error}".strip()[:500]
     return Failed(text, "This is a fault of the program: the log of the job holds the details for a report.", details)
@@ -314,8 +358,8 @@ def _explain(error: BaseException) -> Failed:
 
 def _queue(job: JobContext) -> FileLock | None:
     """Wait for the one lock of the projects folder; None when a stop came first."""
-    root = os.environ.get("LORA_STUDIO_ROOT")
-    lock = FileLock((Path(root) if root else job.folder) / ".gpu.lock")
+    root = os.environ.get("LORA_STUDIO_ROOT") or job.folder.resolve().parents[2]  # ROOT/PROJECT/runs/RUN
+    lock = FileLock(Path(root) / ".gpu.lock")
     waiting = False
     while not job.should_stop():
         try:
@@ -328,21 +372,59 @@ def _queue(job: JobContext) -> FileLock | None:
 
 
 def _child(folder: Path) -> int:
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _follow(folder)
     _update(folder, pid=os.getpid(), pid_started=psutil.Process().create_time())
     job = JobContext(folder)
+    _stop_when_told(job)
     lock = _queue(job)
     if lock is None:
         job.report(Note("Stopped before it began."))
         job.report(Finished("stopped"))
         _update(folder, state="stopped", ended=time.time())
-        return 0
-    record = _read(folder)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    error = _perform(job, record["target"], config)
+        # the other processes wait for this one: only a failure makes torchrun end them
+        return 1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    error = _perform(job, *_work(folder))
     if error is not None:
         traceback.print_exception(error)
     lock.release()
     return 0 if error is None else 1
+
+
+def _follow(folder: Path) -> int:
+    """Do the same work beside the first process. What goes wrong is printed, for the record is not ours."""
+    target, config = _work(folder)
+    try:
+        _function(target)(config, Follower(folder))
+    except BaseException as error:  # the edge of the process
+        traceback.print_exception(error)
+        return 1
+    return 0
+
+
+def _work(folder: Path) -> tuple[str, dict[str, Any]]:
+    """What a job's folder asks for: target and config."""
+    return _read(folder)["target"], json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def _stop_when_told(job: JobContext) -> None:
+    """SIGTERM (a shutdown, `kill`) saves and stops like the command; a second one ends the process at once."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        job.ask_to_stop()
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line has no end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except OSError:  # there is none, or it is empty
+        return False
 
 
 def _read(folder: Path) -> dict[str, Any]:

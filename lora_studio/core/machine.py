@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -32,7 +33,8 @@ class Machine:
 def machine(folder: Path) -> Machine:
     """The machine as seen from `folder` (which need not exist yet)."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    name = _graphics_card()
+    cards = _graphics_cards()
+    name = cards[0] + (f" and {len(cards) - 1} more" if len(cards) > 1 else "") if cards else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
         device="cuda" if name else "cpu",
@@ -43,15 +45,24 @@ def machine(folder: Path) -> Machine:
     )
 
 
+def num_cards() -> int:
+    """How many NVIDIA cards there are, of those that CUDA_VISIBLE_DEVICES lets programs see."""
+    there, visible = len(_graphics_cards()), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    names = takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))  # as CUDA reads it
+    return min(there, len(list(names)))
+
+
 @cache
-def _graphics_card() -> str:
-    """Name and memory of the first NVIDIA card, empty when there is none."""
+def _graphics_cards() -> tuple[str, ...]:
+    """Name and memory of each NVIDIA card."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return ""
+        return ()
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
     except (subprocess.SubprocessError, OSError):
-        return ""  # a driver that does not answer: the job itself will say what it found
-    return answer.splitlines()[0].strip() if answer.strip() else ""
+        return ()  # a driver that does not answer: the job itself will say what it found
+    return tuple(line.strip() for line in answer.splitlines() if line.strip())

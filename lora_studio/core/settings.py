@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class SettingsError(ValueError):
@@ -76,6 +76,14 @@ class SettingInfo:
     minimum: float | None
     maximum: float | None
     choices: tuple[str, ...]
+    when: tuple[str, tuple[str, ...]] | None = None
+    """Another setting and its values with which alone this one counts."""
+
+
+def only(when: str, **bounds: Any) -> Any:
+    """A field's bounds, for a setting that counts only with values of another: `only("kind=lokr|loha", ge=1)`, named
+    as it is called in the same section."""
+    return Field(**bounds, json_schema_extra={"when": when})
 
 
 def describe(model: type[Settings], prefix: str = "") -> list[SettingInfo]:
@@ -100,9 +108,17 @@ def describe(model: type[Settings], prefix: str = "") -> list[SettingInfo]:
                 minimum=limits["ge"] if limits["ge"] is not None else limits["gt"],
                 maximum=limits["le"] if limits["le"] is not None else limits["lt"],
                 choices=choices,
+                when=_when(field.json_schema_extra, prefix),
             )
         )
     return found
+
+
+def _when(extra: Any, prefix: str) -> tuple[str, tuple[str, ...]] | None:
+    if not isinstance(extra, dict) or "when" not in extra:
+        return None
+    name, _, values = str(extra["when"]).partition("=")
+    return f"{prefix}{name}", tuple(values.split("|"))
 
 
 def _limit(metadata: list[Any], name: str) -> float | None:

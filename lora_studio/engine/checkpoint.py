@@ -1,4 +1,4 @@
-"""LoRA files in kohya's layout, with their hashes, read back after writing."""
+"""Adapter files in kohya's layout, with their hashes, read back after writing."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import atomic_path
+from lora_studio.engine.adapters.delta import by_module, changes_something
 from lora_studio.engine.convert import is_kohya, read_raw, to_bytes, to_kohya
 from lora_studio.engine.detect import detect
 
@@ -26,8 +27,7 @@ def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
                 f"The weights to be saved are not finite ({name}).",
                 "Lower optimizer.unet_lr, or choose precision fp32, and resume from the last good state.",
             )
-    ups = [value for name, value in tensors.items() if name.endswith(("lora_up.weight", "lora_B.weight"))]
-    if ups and not any(value.any() for value in ups):
+    if tensors and not any(changes_something(own) for own in by_module(tensors).values()):
         raise UserError(
             "The LoRA would be empty: training has not moved any weight.", "Raise optimizer.unet_lr or train longer."
         )
@@ -68,7 +68,14 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     raw, metadata = read_raw(path)
     if not is_kohya(raw):
         raw, metadata = to_kohya(raw, metadata)
-    return load(to_bytes(raw, metadata)), metadata
+    tensors = load(to_bytes(raw, metadata))
+    broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), "")
+    if broken:
+        raise UserError(
+            f"{path.name} holds numbers that are not finite (in {broken}).",
+            "The file is damaged, or its training went wrong: choose another.",
+        )
+    return tensors, metadata
 
 
 def even_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,98 +1,350 @@
 """What a LoRA file says of itself: the ss_* entries that other programs read, and modelspec. Only what is true.
 
-Nothing private goes in: no paths, no user name; file names of pictures only as counts and tags.
+Nothing private goes in: no paths, no user, no host; pictures only as counts and tags. Entries whose setting is not in
+use say None, as sd-scripts writes them.
 """
 
+import contextlib
+import hashlib
 import json
+import re
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import PurePath
+from pathlib import Path
+from typing import Any, Protocol
 
 from lora_studio.core import captions
+from lora_studio.core.errors import UserError
+from lora_studio.core.files import sha256_file, write_text
 from lora_studio.engine.buckets import StepPlan
-from lora_studio.engine.config import TrainJob
+from lora_studio.engine.config import TrainConfig, TrainJob
 from lora_studio.engine.data import Picture
 from lora_studio.engine.families.base import Family
 
 
+class Network(Protocol):
+    """What an adapter says of its make, in sd-scripts' words."""
+
+    network_module: str
+    network_args: Mapping[str, Any]
+
+
 def base_metadata(
-    job: TrainJob, family: Family, plan: StepPlan, pictures: list[Picture], precision: str
+    job: TrainJob,
+    family: Family,
+    plan: StepPlan,
+    pictures: Sequence[Picture],
+    precision: str,
+    adapter: Network | None = None,
+    world: int = 1,
 ) -> dict[str, str]:
-    """Entries that stay the same over the run."""
+    """Entries that stay the same over the run; `pictures` are those trained on, `world` the number of processes."""
     config = job.settings
-    data, run, optimizer = config.data, config.run, config.optimizer
-    folder = f"{data.repeats}_{job.trigger or job.name}"
-    counts = Counter(tag for picture in pictures for tag in captions.split(picture.caption))
-    tags = dict(counts.most_common())
-    shapes = {
-        str(index): {"resolution": list(size), "count": count}
-        for index, (size, count) in enumerate(plan.buckets.items())
-    }
-    optimizer_name = f"torch.optim.adamw.AdamW(weight_decay={optimizer.weight_decay},betas={tuple(optimizer.betas)})"
+    told = family.metadata()
     values: dict[str, object] = {
+        "ss_v2": told.get("ss_base_model_version", "").startswith("sd_v2"),
+        **told,
+        **_run_entries(job, plan, precision, world),
+        **rate_entries(config, plan, getattr(family, "text_parts", ("text_encoder",))),
+        **_network_entries(config, adapter),
+        **_objective_entries(config),
+        **_data_entries(job, plan, pictures),
+        **_model_entries(job),
+        **_modelspec_entries(job),
+    }
+    return {name: str(value) for name, value in values.items() if value is not OMITTED}
+
+
+OMITTED = object()
+"""Of an entry that is left out when it does not apply; None is written as a word."""
+
+
+def _run_entries(job: TrainJob, plan: StepPlan, precision: str, world: int) -> dict[str, object]:
+    config = job.settings
+    data, run = config.data, config.run
+    return {
         "ss_session_id": uuid.uuid4().int % 2**32,
         "ss_training_started_at": time.time(),
         "ss_output_name": job.name,
-        "ss_learning_rate": optimizer.unet_lr,
-        "ss_unet_lr": optimizer.unet_lr,
-        "ss_text_encoder_lr": optimizer.text_encoder_lr,
-        "ss_num_train_images": plan.samples,
-        "ss_num_validation_images": plan.held_out,
-        "ss_num_reg_images": 0,
         "ss_num_batches_per_epoch": plan.batches_per_epoch,
         "ss_num_epochs": plan.epochs,
         "ss_max_train_steps": plan.steps,
         "ss_batch_size_per_device": data.batch_size,
-        "ss_total_batch_size": data.batch_size * run.gradient_accumulation,
-        "ss_gradient_checkpointing": run.gradient_checkpointing,
+        "ss_total_batch_size": data.batch_size * run.gradient_accumulation * world,
+        "ss_gradient_checkpointing": run.gradient_checkpointing != "off",
         "ss_gradient_accumulation_steps": run.gradient_accumulation,
-        "ss_lr_warmup_steps": round(plan.steps * config.schedule.warmup),
-        "ss_lr_scheduler": config.schedule.kind,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": config.adapter.rank,
-        "ss_network_alpha": config.adapter.alpha,
-        "ss_network_dropout": config.adapter.dropout or None,
         "ss_mixed_precision": {"fp32": "no"}.get(precision, precision),
         "ss_full_fp16": False,
+        "ss_fp8_base": False,
+        "ss_fp8_base_unet": run.quantize == "fp8",
         "ss_clip_skip": run.clip_skip if run.clip_skip > 1 else None,
+        "ss_max_token_length": data.max_tokens if data.max_tokens > 75 else None,
         "ss_cache_latents": True,
+        "ss_lowram": False,
         "ss_seed": run.seed,
-        "ss_noise_offset": config.objective.noise_offset or None,
-        "ss_min_snr_gamma": config.objective.min_snr_gamma or None,
-        "ss_optimizer": optimizer_name,
+        "ss_validation_seed": None,
+        "ss_validation_split": run.validation_share,
+        "ss_max_validation_steps": None,
+        "ss_validate_every_n_epochs": None,
+        "ss_validate_every_n_steps": None,
+        "ss_training_comment": None,
+        "ss_sd_scripts_commit_hash": None,
+    }
+
+
+OPTIMIZERS = {
+    "adamw": "torch.optim.adamw.AdamW", "adamw8bit": "AdamW8bit", "adafactor": "Adafactor", "lion": "Lion",
+    "came": "CAME", "prodigy": "Prodigy", "schedulefree_adamw": "AdamWScheduleFree",
+    "schedulefree_prodigy": "ProdigyScheduleFree", "stable_adamw": "StableAdamW", "muon": "Muon",
+}  # fmt: skip
+"""Names that readers of these files know."""
+
+
+def optimizer_words(config: TrainConfig) -> str:
+    """The optimizer as `name(argument=value,...)`."""
+    optimizer = config.optimizer
+    arguments = [f"weight_decay={optimizer.weight_decay}"]
+    if optimizer.kind != "adafactor":
+        arguments.append(f"betas={tuple(optimizer.betas)}")
+    if "prodigy" in optimizer.kind:
+        arguments.append(f"d_coef={optimizer.d_coef}")
+    if optimizer.lora_plus_ratio > 1:
+        arguments.append(f"loraplus_lr_ratio={optimizer.lora_plus_ratio}")
+    return f"{OPTIMIZERS[optimizer.kind]}({','.join(arguments)})"
+
+
+def rate_entries(config: TrainConfig, plan: StepPlan, text_parts: Sequence[str]) -> dict[str, object]:
+    """Learning rates, schedule and optimizer; with two text encoders (SDXL) their rates are a list."""
+    optimizer, schedule = config.optimizer, config.schedule
+    rates = [optimizer.text_encoder_lr, optimizer.text_encoder_2_lr][: len(text_parts)]
+    return {
+        "ss_learning_rate": optimizer.unet_lr,
+        "ss_unet_lr": optimizer.unet_lr,
+        "ss_text_encoder_lr": rates if len(rates) > 1 else optimizer.text_encoder_lr,
+        "ss_lr_warmup_steps": schedule.warmup_steps or round(plan.steps * schedule.warmup),
+        "ss_lr_scheduler": schedule.kind,
+        "ss_optimizer": optimizer_words(config),
         "ss_max_grad_norm": optimizer.max_grad_norm,
+    }
+
+
+def _network_entries(config: TrainConfig, adapter: Network | None) -> dict[str, object]:
+    """Module, size and arguments; an adapter knows its own make, and its size in the file where that differs."""
+    chosen = config.adapter
+    if adapter is not None:
+        arguments = dict(adapter.network_args)
+    elif chosen.layers == "all":
+        arguments = {"conv_dim": chosen.conv_rank or chosen.rank, "conv_alpha": chosen.conv_alpha or chosen.alpha}
+    else:
+        arguments = {}
+    return {
+        "ss_network_module": adapter.network_module if adapter is not None else "networks.lora",
+        "ss_network_dim": getattr(adapter, "network_dim", chosen.rank),
+        "ss_network_alpha": getattr(adapter, "network_alpha", chosen.alpha),
+        "ss_network_dropout": chosen.dropout or None,
+        "ss_network_args": json.dumps(arguments) if arguments else OMITTED,
+        "ss_scale_weight_norms": None,
+    }
+
+
+def _objective_entries(config: TrainConfig) -> dict[str, object]:
+    objective = config.objective
+    robust = objective.loss != "l2"
+    min_snr = objective.min_snr_gamma if objective.weighting == "min_snr" else 0
+    return {
+        "ss_noise_offset": objective.noise_offset or None,
+        "ss_noise_offset_random_strength": False,
+        "ss_adaptive_noise_scale": None,
+        "ss_multires_noise_iterations": objective.multires_iterations or None,
+        "ss_multires_noise_discount": objective.multires_discount if objective.multires_iterations else None,
+        "ss_ip_noise_gamma": objective.input_perturbation or None,
+        "ss_ip_noise_gamma_random_strength": False,
+        "ss_min_snr_gamma": min_snr or None,
+        "ss_debiased_estimation": objective.weighting == "debiased",
+        "ss_loss_type": objective.loss,
+        "ss_huber_schedule": objective.huber_schedule if robust else None,
+        "ss_huber_scale": 1.0 if robust else None,
+        "ss_huber_c": objective.huber_c if robust else None,
+        "ss_prior_loss_weight": objective.prior_weight,
+    }
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+def _data_entries(job: TrainJob, plan: StepPlan, pictures: Sequence[Picture]) -> dict[str, object]:
+    data = job.settings.data
+    folders = _folders(job, pictures)
+    groups = {kind: {n: g for n, g in folders.items() if _is_extra(g[0]) == kind} for kind in (False, True)}
+    extra = sum(len(group) * _repeats(job, group[0]) for group in groups[True].values())
+    dirs = {
+        kind: {name: {"n_repeats": _repeats(job, group[0]), "img_count": len(group)} for name, group in found.items()}
+        for kind, found in groups.items()
+    }
+    return {
+        "ss_num_train_images": plan.samples - extra,
+        "ss_num_reg_images": extra,
+        "ss_num_validation_images": plan.held_out,
         "ss_caption_dropout_rate": data.caption_dropout,
+        "ss_caption_dropout_every_n_epochs": 0,
         "ss_caption_tag_dropout_rate": data.tag_dropout,
         "ss_shuffle_caption": data.shuffle_tags,
         "ss_keep_tokens": data.keep_tokens,
         "ss_flip_aug": data.flip,
-        "ss_color_aug": False,
-        "ss_random_crop": False,
+        "ss_color_aug": data.color_jitter > 0,
+        "ss_random_crop": data.random_crop,
+        "ss_face_crop_aug_range": None,
+        "ss_resize_interpolation": None,
         "ss_resolution": f"({data.resolution}, {data.resolution})",
         "ss_enable_bucket": True,
         "ss_bucket_no_upscale": data.no_upscale,
         "ss_min_bucket_reso": data.bucket_min,
         "ss_max_bucket_reso": data.bucket_max,
-        "ss_bucket_info": json.dumps({"buckets": shapes}),
-        "ss_tag_frequency": json.dumps({folder: tags}),
-        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": data.repeats, "img_count": plan.images}}),
-        "ss_reg_dataset_dirs": "{}",
-        "ss_loss_type": "l2",
-        "ss_v2": False,
+        "ss_bucket_info": json.dumps(_bucket_info(plan)),
+        "ss_tag_frequency": json.dumps({name: _tags(group) for name, group in folders.items()}),
+        "ss_dataset_dirs": json.dumps(dirs[False]),
+        "ss_reg_dataset_dirs": json.dumps(dirs[True]),
+        "ss_datasets": json.dumps([_dataset(job, plan, folders, extra)]),
+    }
+
+
+def _is_extra(picture: Picture) -> bool:
+    """Whether it is a regularisation picture."""
+    return bool(getattr(picture, "regularization", False))
+
+
+def _repeats(job: TrainJob, picture: Picture) -> int:
+    return picture.repeats * job.settings.data.repeats
+
+
+def _folders(job: TrainJob, pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
+    """Pictures by what sd-scripts' folder of theirs would be called: `10_zorbi`, `1_regularization`."""
+    folders: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        word = "regularization" if _is_extra(picture) else job.trigger or job.name
+        folders.setdefault(f"{_repeats(job, picture)}_{word}", []).append(picture)
+    return folders
+
+
+def _tags(pictures: Sequence[Picture]) -> dict[str, int]:
+    return dict(Counter(tag for picture in pictures for tag in captions.split(picture.caption)).most_common())
+
+
+def _bucket_info(plan: StepPlan) -> dict[str, Any]:
+    sizes = enumerate(plan.buckets.items())
+    return {"buckets": {str(index): {"resolution": list(size), "count": count} for index, (size, count) in sizes}}
+
+
+def _dataset(job: TrainJob, plan: StepPlan, folders: Mapping[str, list[Picture]], extra: int) -> dict[str, Any]:
+    """The set as sd-scripts describes one of its datasets; a subset for each number of repeats."""
+    data = job.settings.data
+    common = {
+        "color_aug": data.color_jitter > 0,
+        "flip_aug": data.flip,
+        "random_crop": data.random_crop,
+        "shuffle_caption": data.shuffle_tags,
+        "keep_tokens": data.keep_tokens,
+        "keep_tokens_separator": None,
+        "secondary_separator": None,
+        "enable_wildcard": False,
+        "caption_prefix": None,
+        "caption_suffix": None,
+        "resize_interpolation": None,
+    }
+    subsets = [
+        {
+            "img_count": len(group),
+            "num_repeats": _repeats(job, group[0]),
+            **common,
+            "image_dir": name,
+            "class_tokens": job.trigger or None,
+            "is_reg": _is_extra(group[0]),
+        }
+        for name, group in folders.items()
+    ]
+    return {
+        "is_dreambooth": True,
+        "batch_size_per_device": data.batch_size,
+        "num_train_images": plan.samples - extra,
+        "num_reg_images": extra,
+        "resolution": [data.resolution, data.resolution],
+        "enable_bucket": True,
+        "min_bucket_reso": data.bucket_min,
+        "max_bucket_reso": data.bucket_max,
+        "tag_frequency": {name: _tags(group) for name, group in folders.items()},
+        "bucket_info": _bucket_info(plan),
+        "resize_interpolation": None,
+        "subsets": subsets,
+    }
+
+
+# --- the base ---------------------------------------------------------------------------------------------------
+
+
+def _model_entries(job: TrainJob) -> dict[str, object]:
+    """Name of the base and, of single files, its two hashes; the same of a separate VAE."""
+    base, vae = Path(job.base), job.settings.base.vae
+    old, new = _hashes(base, Path(job.cache))
+    entries: dict[str, object] = {
+        "ss_sd_model_name": last_name(job.settings.base.model),
+        "ss_sd_model_hash": old,
+        "ss_new_sd_model_hash": new,
+    }
+    if vae:
+        old, new = _hashes(Path(vae).expanduser(), Path(job.cache))
+        entries |= {"ss_vae_name": last_name(vae), "ss_vae_hash": old, "ss_new_vae_hash": new}
+    return entries
+
+
+def last_name(path: str) -> str:
+    """The last piece of a path of any system, so that no folder (and no user's name) is told."""
+    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1]
+
+
+def legacy_hash(path: Path) -> str:
+    """The short hash of old: 8 digits of the SHA-256 of 64 KiB at 1 MiB."""
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def _hashes(path: Path, cache: Path) -> tuple[object, object]:
+    """Short and full hash of a file; folders have none. The full one is remembered until the file changes."""
+    if not path.is_file():
+        return OMITTED, OMITTED
+    stat = path.stat()
+    key, known = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}", _known(cache / "hashes.json")
+    full = known.get(key)
+    if not isinstance(full, str):
+        full = known[key] = sha256_file(path)
+        with contextlib.suppress(UserError):  # the hash is right all the same, and next time is computed anew
+            write_text(cache / "hashes.json", json.dumps(known))
+    return legacy_hash(path), full
+
+
+def _known(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _modelspec_entries(job: TrainJob) -> dict[str, object]:
+    config = job.settings
+    data, run, objective = config.data, config.run, config.objective
+    limited = (objective.timestep_min, objective.timestep_max) != (0, 1000)
+    return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": job.name,
         "modelspec.resolution": f"{data.resolution}x{data.resolution}",
-        "modelspec.encoder_layer": run.clip_skip if run.clip_skip > 1 else None,
+        "modelspec.encoder_layer": run.clip_skip if run.clip_skip > 1 else OMITTED,
+        "modelspec.trigger_phrase": job.trigger or OMITTED,
+        "modelspec.timestep_range": f"{objective.timestep_min},{objective.timestep_max}" if limited else OMITTED,
     }
-    if config.adapter.layers == "all":
-        values["ss_network_args"] = json.dumps({"conv_dim": config.adapter.rank, "conv_alpha": config.adapter.alpha})
-    if job.trigger:
-        values["modelspec.trigger_phrase"] = job.trigger
-    values |= family.metadata() | {"ss_sd_model_name": PurePath(config.base.model).name}
-    optional = {"modelspec.encoder_layer"}  # sd-scripts writes the text None for its own entries
-    return {name: str(value) for name, value in values.items() if value is not None or name not in optional}
 
 
 def at_save(step: int, epoch: int) -> dict[str, str]:

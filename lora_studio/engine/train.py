@@ -2,37 +2,70 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_studio import torchvision_ops  # noqa: F401  isort: skip
-import torch
+from torch import Tensor
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import Note, Phase, Progress
-from lora_studio.engine import cache
+from lora_studio.core.settings import SettingsError
+from lora_studio.engine import cache, distributed, hub
 from lora_studio.engine.adapters import Adapter
-from lora_studio.engine.buckets import StepPlan, steps_for
-from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob
-from lora_studio.engine.data import Picture, Sampler, read_dataset
-from lora_studio.engine.families import open_family
-from lora_studio.engine.families.base import Family
+from lora_studio.engine.buckets import StepPlan
+from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob, checks
+from lora_studio.engine.data import Sampler, plan_for, read_dataset
+from lora_studio.engine.detect import read_header
+from lora_studio.engine.distributed import World
+from lora_studio.engine.families import open_family, usable_base
+from lora_studio.engine.families.base import Family, Text
+from lora_studio.engine.memory import choose_precision, describe, is_oom, next_rung, prepare_network
 from lora_studio.engine.metadata import base_metadata
+from lora_studio.engine.parameters import part_rates
+from lora_studio.engine.picture import Picture
+from lora_studio.engine.prompts import CHUNK, chunks_for, escape
+from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
-from lora_studio.engine.state import newest_state
+from lora_studio.engine.shards import Shards
+from lora_studio.engine.state import State, newest_state
 from lora_studio.engine.trainer import Trainer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TEXT_BATCH = 16
 
 
 def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
-    """Train a LoRA as `config` (a TrainJob) says, in the job's folder. Returns a summary."""
+    """Train a LoRA as `config` (a TrainJob) says, in the job's folder, in as many processes as it asks for. Returns a
+    summary."""
+    wanted = TrainJob.load(config)
+    kind = choose_precision("fp32", 0).device.type
+    try:
+        return distributed.launch(train_in_world, config, job, wanted.world, kind)
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        raise out_of_memory(wanted, kind) from error
+
+
+def out_of_memory(job: TrainJob, kind: str) -> UserError:
+    """What to say when memory ran out: the next mildest setting that saves some."""
+    rung = next_rung(job.settings, kind)
+    if rung is None:
+        mend = "Nothing is left to save here: choose a smaller base or a machine with more memory."
+    else:
+        changes = ", ".join(f"{name} = {value}" for name, value in rung[0].items())
+        mend = f"Set {changes} ({rung[1]}), then start anew, or resume: what was saved is whole."
+    return UserError("The memory of the machine is not enough for this training.", mend)
+
+
+def train_in_world(config: dict[str, Any], job: JobContext, world: World) -> dict[str, Any]:
+    """The whole run as one of `world.size` processes sees it."""
     start = time.monotonic()
-    trainer = prepare(TrainJob.load(config), job)
+    trainer = prepare(TrainJob.load(config), job, world)
     first = trainer.step
     trainer.run()
     trained = trainer.step - first
@@ -49,25 +82,31 @@ def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     }
 
 
-def prepare(job: TrainJob, context: JobContext) -> Trainer:
+def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> Trainer:
     """Load, encode, attach: everything before the first step."""
     config = job.settings
     pictures = read_dataset(Path(job.dataset), config.data)
-    sampler = Sampler(pictures, config)
-    plan = steps_for([(*picture.size, picture.repeats) for picture in pictures], config)
-    device, dtype, precision = choose_precision(config.run.precision)
-    write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
+    if world is None or world.leads:
+        write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
-    family = open_family(Path(job.base), device, dtype)
-    _warn_about(pictures, plan, config, family, context)
-    latents = encode_pictures(sampler, config, family, Path(job.cache), context)
-    family.release("vae")
-    trains_text = config.optimizer.text_encoder_lr > 0
-    texts = None if trains_text else frozen_texts(sampler, config, family, Path(job.cache), context)
-    adapter = Adapter(family, config.adapter, trains_text, config.run.seed)
-    if config.run.gradient_checkpointing:
-        family.network.enable_gradient_checkpointing()
-    family.network.train()
+    base = hub.at_hand(job.base, context.report)
+    facts = refuse_impossible(job, base, pictures, world.size if world else 1)
+    precision = choose_precision(distributed.launched_precision() or config.run.precision, network_size(base))
+    world = world or World(device=precision.device)
+    sampler = Sampler(pictures, config, world.rank, world.size)
+    plan = plan_for(pictures, config, world.size)
+    family = open_family(base, world.device, precision.dtype, config.base)
+    parts = trained_parts(config, family)
+    _warn_about(pictures, plan, config, family, context, facts)
+    with distributed.leader_first(world):  # the others find in the cache what it has encoded
+        store = cache.open_cache(Path(job.cache), config.run.cache_gb)
+        latents = encode_pictures(sampler, config, family, store, context)
+        family.release("vae")
+        texts = text_states(pictures, config, family, parts, store, context)
+        store.evict()
+    state = saved_state(context) if job.resume else None
+    adapter, done = attach(config, family, parts, context, fresh=state is None)
+    context.report(Note(describe(precision, done)))
     trainer = Trainer(
         job=job,
         context=context,
@@ -77,66 +116,136 @@ def prepare(job: TrainJob, context: JobContext) -> Trainer:
         plan=plan,
         latents=latents,
         texts=texts,
-        metadata=base_metadata(job, family, plan, sampler.training, precision),
+        metadata=base_metadata(job, family, plan, pictures, precision.name, adapter, world.size),
         draw=sample_drawer(job, family, sampler.training, context),
         fingerprint=fingerprint(pictures),
+        world=world,
     )
-    if job.resume:
-        resume(trainer, context)
+    for network in trainer.networks:
+        network.train()
+    if state is not None:
+        trainer.resume(state)
     return trainer
 
 
-def resume(trainer: Trainer, context: JobContext) -> None:
-    """Take up the newest whole state, and say which."""
+def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world: int) -> checks.Facts:
+    """What is known before the weights are loaded. Raises UserError when the base cannot be used, SettingsError with
+    all that speaks against these settings."""
+    config, family = job.settings, usable_base(base).family
+    plan = plan_for(pictures, config, world)
+    facts = checks.Facts(
+        family=family,
+        text_layers=checks.text_layers(base, family),
+        device=choose_precision("fp32", 0).device.type,
+        trigger=job.trigger,
+        captions=tuple(picture.caption for picture in pictures if not picture.regularization),
+        steps=plan.steps,
+        batches=plan.batches_per_epoch,
+    )
+    problems = checks.problems(config, facts)
+    if problems:
+        raise SettingsError(problems)
+    return facts
+
+
+def attach(
+    config: TrainConfig, family: Family, parts: list[str], context: JobContext, fresh: bool = True
+) -> tuple[Adapter, list[str]]:
+    """The adapter on the base, and the network ready for training; what was done to it, in words.
+
+    One that is not `fresh` is about to take over a saved state, so adapter.continue_from is not read again.
+    """
+    network, done = family.part("unet"), []
+    adapter_config = config.adapter if fresh else config.adapter.model_copy(update={"continue_from": ""})
+    layers = family.adapter_layers(config.adapter.layers, parts)
+    idle = checks.idle_patterns(config.adapter, [f"{part}.{name}" for part, names in layers.items() for name in names])
+    if idle:
+        raise SettingsError(idle)
+    originals: dict[str, Tensor] = {}
+    if config.run.quantize != "none":
+        if config.adapter.init == "loftq":
+            originals = {name: w for name, w in network.state_dict().items() if name.endswith(".weight")}
+        count = quantize(network, config.run.quantize)
+        done.append(f"{count} layers of the frozen base in {config.run.quantize}")
+    adapter = Adapter(
+        family, adapter_config, parts, config.run.seed, lambda part, module: originals[f"{module}.weight"]
+    )
+    done += prepare_network(network, config.run, family.device, lambda text: context.report(Note(text, "warning")))
+    return adapter, done
+
+
+def network_size(base: Path) -> int:
+    """How many numbers the network that predicts has, by the headers of its files."""
+    files = sorted((base / "unet").glob("*.safetensors")) if base.is_dir() else [base]
+    shapes = [shape for file in files for name, shape in read_header(file)[0].items() if _of_network(name, base)]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _of_network(name: str, base: Path) -> bool:
+    return base.is_dir() or name.startswith("model.diffusion_model.")
+
+
+def trained_parts(config: TrainConfig, family: Family) -> list[str]:
+    """The parts with a learning rate above zero. Raises UserError when the base has none of them."""
+    rates = part_rates(config.optimizer)
+    parts = [name for name in ("unet", *family.text_parts) if rates[name] > 0]
+    if not parts:
+        raise UserError(
+            "No part of this base would be trained.", "Set optimizer.unet_lr or optimizer.text_encoder_lr above 0."
+        )
+    return parts
+
+
+def saved_state(context: JobContext) -> State | None:
+    """The newest whole state of the run; what is damaged or lacking is told."""
     state, damaged = newest_state(context.folder / "state")
     if damaged:
         context.report(Note(f"Damaged states were passed over: {', '.join(damaged)}.", "warning"))
     if state is None:
         context.report(Note("There is no whole state to resume from: training starts at the beginning.", "warning"))
-    else:
-        trainer.resume(state)
-
-
-def choose_precision(wish: str) -> tuple[torch.device, torch.dtype, str]:
-    """Device, number format of the frozen base, and its name. Raises UserError for what the device cannot do."""
-    if torch.cuda.is_available():
-        best = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        name = best if wish == "auto" else wish
-        if name == "bf16" and best != "bf16":
-            raise UserError("run.precision bf16 is not known to this GPU.", "Choose auto or fp16.")
-        return torch.device("cuda"), DTYPES[name], name
-    name = "fp32" if wish == "auto" else wish
-    if name == "fp16":
-        raise UserError("run.precision fp16 needs a GPU; there is none here.", "Choose auto, fp32 or bf16.")
-    return torch.device("cpu"), DTYPES[name], name
+    return state
 
 
 def encode_pictures(
-    sampler: Sampler, config: TrainConfig, family: Family, folder: Path, context: JobContext
-) -> dict[tuple[str, bool], torch.Tensor]:
-    """Latents of every picture, mirrored ones too where they are used, on the device."""
-    wanted = [(picture, False) for picture in [*sampler.training, *sampler.held_out]]
-    if config.data.flip:
-        wanted += [(picture, True) for picture in sampler.training]
+    sampler: Sampler, config: TrainConfig, family: Family, store: Shards, context: JobContext
+) -> cache.LatentCache:
+    """The latents of every picture, in the cache."""
     context.report(Phase("cache", "Encoding the pictures"))
-    found = cache.latents(wanted, family, folder, lambda done, total: context.report(Progress(done, total, "pictures")))
-    return {name: value.to(family.device) for name, value in found.items()}
+
+    def progress(done: int, total: int) -> None:
+        context.report(Progress(done, total, "pictures"))
+
+    return cache.latents(sampler.wanted(), family, store, config.data, progress, context.should_stop)
 
 
-def frozen_texts(
-    sampler: Sampler, config: TrainConfig, family: Family, folder: Path, context: JobContext
-) -> cache.TextStates:
-    """Text states of a frozen encoder. When captions never vary, all are made now and the encoder is let go."""
-    if config.data.shuffle_tags or config.data.tag_dropout:
-        return cache.TextStates(family, config.run.clip_skip, None)
-    texts = cache.TextStates(family, config.run.clip_skip, folder)
-    captions = sorted({picture.caption for picture in [*sampler.training, *sampler.held_out]})
-    for start in range(0, len(captions), 16):
-        texts(captions[start : start + 16])
-        context.report(Progress(min(start + 16, len(captions)), len(captions), "captions"))
-    if config.data.caption_dropout:
-        texts([""])
-    family.release("text_encoder")
+def text_states(
+    pictures: list[Picture],
+    config: TrainConfig,
+    family: Family,
+    parts: list[str],
+    store: Shards,
+    context: JobContext,
+) -> Callable[[list[str]], Text]:
+    """How captions are turned into what the network reads. When no text part is trained and captions never vary, all
+    are made now and the text encoders are let go."""
+    clip_skip, weighted = config.run.clip_skip, config.data.weighted_captions
+    captions = sorted({picture.caption for picture in pictures})
+    longest = max(family.num_tokens(captions, weighted), default=0)
+    chunks = min(config.data.max_tokens // CHUNK, chunks_for(longest))
+    if set(parts) & set(family.text_parts):
+        return lambda texts: family.encode_text(texts, clip_skip, chunks, weighted)
+    vary = config.data.shuffle_tags or config.data.tag_dropout or config.objective.preservation
+    texts = cache.TextStates(family, clip_skip, None if vary else store, chunks, weighted)
+    if vary:
+        return texts
+    captions += [""] if config.data.caption_dropout else []
+    for start in range(0, len(captions), TEXT_BATCH):
+        if context.should_stop():
+            return texts
+        texts(captions[start : start + TEXT_BATCH])
+        context.report(Progress(min(start + TEXT_BATCH, len(captions)), len(captions), "captions"))
+    for part in family.text_parts:
+        family.release(part)
     return texts
 
 
@@ -145,7 +254,8 @@ def sample_drawer(
 ) -> Callable[[int, int], None]:
     """A function that draws the sample prompts with the model as it stands in memory."""
     config, settings = job.settings.sample, job.settings
-    prompts = config.prompts or tuple(picture.caption for picture in pictures[:2])
+    read = (lambda caption: caption) if settings.data.weighted_captions else escape
+    prompts = config.prompts or tuple(read(picture.caption) for picture in pictures[:2])
 
     def draw(step: int, epoch: int) -> None:
         requests = [
@@ -164,7 +274,6 @@ def sample_drawer(
             for index, prompt in enumerate(prompts)
         ]
         draw_with(family, requests, context, step, epoch)
-        family.release("vae")
 
     return draw
 
@@ -176,14 +285,21 @@ def fingerprint(pictures: list[Picture]) -> str:
 
 
 def _warn_about(
-    pictures: list[Picture], plan: StepPlan, config: TrainConfig, family: Family, context: JobContext
+    pictures: list[Picture],
+    plan: StepPlan,
+    config: TrainConfig,
+    family: Family,
+    context: JobContext,
+    facts: checks.Facts,
 ) -> None:
     """Say what is probably not meant, before the time is spent."""
-    long = family.count_cut_off([picture.caption for picture in pictures])
+    for text in checks.warnings(config, facts):
+        context.report(Note(text, "warning"))
+    limit = config.data.max_tokens
+    long = sum(count > limit for count in family.num_tokens([picture.caption for picture in pictures]))
     if long:
-        context.report(
-            Note(f"{long} captions are longer than the text encoder reads; their ends are cut off.", "warning")
-        )
+        text = f"{long} captions are longer than data.max_tokens {limit}; their ends are cut off."
+        context.report(Note(text, "warning"))
     small = [size for size, count in plan.buckets.items() if count < config.data.batch_size]
     if small:
         shapes = ", ".join(f"{width} x {height}" for width, height in small[:5])

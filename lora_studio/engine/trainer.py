@@ -1,9 +1,10 @@
 """The training loop: one step, validation, saving, resuming. Which model family it is makes no difference here."""
 
 import contextlib
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,25 +14,31 @@ from torch import Tensor
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import FileWritten, Note, Phase, Step, Validation
-from lora_studio.engine import noise
+from lora_studio.core.settings import SettingsError
+from lora_studio.engine import distributed, noise, objective
 from lora_studio.engine.adapters import Adapter
+from lora_studio.engine.adapters.delta import by_module, changes_something
 from lora_studio.engine.buckets import StepPlan
-from lora_studio.engine.cache import TextStates
+from lora_studio.engine.cache import LatentCache
 from lora_studio.engine.checkpoint import save_lora
-from lora_studio.engine.config import TrainJob
-from lora_studio.engine.data import Picture, Sample, Sampler
-from lora_studio.engine.families.base import Family
+from lora_studio.engine.config import ObjectiveConfig, TrainConfig, TrainJob, changed_settings
+from lora_studio.engine.data import Batch, Sampler, without_trigger
+from lora_studio.engine.distributed import World
+from lora_studio.engine.ema import MovingAverage
+from lora_studio.engine.families.base import Family, Text
+from lora_studio.engine.memory import Scaler, is_oom, release_memory
 from lora_studio.engine.metadata import at_save
-from lora_studio.engine.optimizers import make_optimizer, set_rate
+from lora_studio.engine.optimizers import averaged, make_optimizer, set_rate
+from lora_studio.engine.parameters import parameter_groups
+from lora_studio.engine.picture import Picture
 from lora_studio.engine.schedules import learning_rate
-from lora_studio.engine.state import State, restore, save_state
+from lora_studio.engine.state import State, restore_optimizer, save_state
 
-SAVE_DTYPE = torch.float16
+SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 STATE_SECONDS = 120  # a kill costs at most about this much work
 VALIDATION_PICTURES = 8
 VALIDATION_LEVELS = 4  # noise levels each picture is looked at
 VALIDATION_STEPS = 20  # at least so many steps between two validations
-FP16_SCALE = 1024.0  # lifts small gradients over the smallest half; taken off again before the step
 
 
 @dataclass
@@ -44,25 +51,29 @@ class Trainer:
     adapter: Adapter
     sampler: Sampler
     plan: StepPlan
-    latents: dict[tuple[str, bool], Tensor]
-    """(C, h, w) by (picture id, flipped), on the device."""
-    texts: TextStates | None
-    """States of the frozen text encoder; None when it is trained too."""
+    latents: LatentCache
+    """Latents and masks of the pictures."""
+    texts: Callable[[list[str]], Text]
+    """Captions as the network reads them: from the cache of a frozen encoder, or encoded anew with its adapter."""
     metadata: dict[str, str]
     draw: Callable[[int, int], None]
     """Draws the sample pictures for (step, epoch)."""
     fingerprint: str
     """Of pictures and captions, to tell a changed data set on resuming."""
+    world: World = field(default_factory=World)
     step: int = 0
     checkpoints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.config = self.job.settings
-        self.optimizer = make_optimizer(self.adapter.groups, self.config.optimizer)
+        groups = parameter_groups(self.adapter, self.config.optimizer)
+        self.optimizer = make_optimizer(groups, self.config.optimizer, self.config.run.seed)
         self._parameters = self.adapter.parameters
         half = {torch.float32: None}.get(self.family.dtype, self.family.dtype)
         self._autocast = (lambda: torch.autocast(self.family.device.type, half)) if half else contextlib.nullcontext
-        self._scale = FP16_SCALE if self.family.dtype == torch.float16 else 1.0
+        self.scaler = Scaler(self.family.dtype)
+        decay = self.config.run.ema_decay
+        self.average = MovingAverage(dict(self.adapter.named_parameters()), decay) if decay else None
         self._state_time = time.monotonic()
 
     # --- the loop --------------------------------------------------------------------------------------------------
@@ -70,11 +81,11 @@ class Trainer:
     def run(self) -> None:
         """Train from the present step to the end of the plan, or until a stop is asked for. A stop still saves."""
         self.context.report(Phase("train", self.plan.sentence))
-        if self.step == 0:
+        if self.step == 0 and not self.should_stop():
             self.validate()
-        while self.step < self.plan.steps and not self.context.should_stop():
+        while self.step < self.plan.steps and not self.should_stop():
             self.obey()
-            if self.context.should_stop():
+            if self.should_stop():
                 break
             self.train_step()
             if self.step % self.plan.steps_per_epoch == 0:
@@ -86,57 +97,94 @@ class Trainer:
             if self.step % self.plan.steps_per_epoch:
                 self.save_checkpoint(f"-step{self.step:08d}")
 
+    def should_stop(self) -> bool:
+        """Whether a stop was asked for; all processes of a run hear it at the same step."""
+        return bool(distributed.agree(self.context.should_stop(), self.world))
+
     def train_step(self) -> None:
         """One optimizer step: forward and backward over its batches, refuse what is not finite, move the weights."""
         start = time.monotonic()
         step = self.step + 1
-        batches = self.sampler.batches(step, self.plan.steps_per_epoch)
         rates = set_rate(self.optimizer, learning_rate(step, self.plan.steps, self.config.schedule))
+        batches = self.sampler.batches(step, self.plan.steps_per_epoch)
         total = torch.zeros((), device=self.family.device)
         for index, batch in enumerate(batches):
+            if not len(batch):  # this process has no picture of a small last batch
+                continue
             loss = self.batch_loss(batch, step, index) / len(batches)
-            (loss * self._scale).backward()
+            self.scaler.scaled(loss).backward()
             total += loss.detach()
-        if self._scale != 1.0:
-            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], 1 / self._scale)
+        distributed.sum_gradients(self._parameters, self.world)
+        self.scaler.unscale(self._parameters)
         limit = self.config.optimizer.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         loss_value, norm_value = torch.stack([total, norm]).tolist()  # the one wait for the device in a step
-        self._refuse_not_finite(loss_value, norm_value, step, batches)
-        self.optimizer.step()
+        loss_value = distributed.mean(loss_value, self.world) * self.world.size
+        if self._may_move(loss_value, norm_value, step, batches):
+            self.optimizer.step()
+            if self.average:
+                self.average.update(step)
         self.optimizer.zero_grad(set_to_none=True)
         self.step = step
         epoch = (step - 1) // self.plan.steps_per_epoch + 1
         seconds = time.monotonic() - start
         self.context.report(Step(step, self.plan.steps, epoch, loss_value, rates, round(seconds, 4), norm_value))
 
-    def batch_loss(self, batch: list[Sample], step: int, index: int) -> Tensor:
-        """Mean loss of a batch, with the chance that belongs to this step and batch."""
+    def batch_loss(self, batch: Batch, step: int, index: int) -> Tensor:
+        """This process's part of a batch's mean loss, with the chance that belongs to this step and batch. Of several
+        processes each takes its own pictures; their parts add up to the mean over the whole batch."""
+        config, family = self.config.objective, self.family
         chance = noise.generator(self.config.run.seed, "step", step, index)
-        if self.config.adapter.dropout:
-            torch.manual_seed(chance.initial_seed())
-        latents = torch.stack([self.latents[sample.picture.id, sample.flip] for sample in batch])
-        drawn = noise.draw_noise(tuple(latents.shape), self.config.objective.noise_offset, chance).to(latents.device)
-        timesteps = self.family.draw_timesteps(len(batch), chance)
-        error = self.error(latents, drawn, timesteps, [sample.caption for sample in batch])
-        return (error * self.family.snr_weights(timesteps, self.config.objective.min_snr_gamma)).mean()
+        self.adapter.drop(chance)
+        which = [sample.which for sample in batch]
+        latents = self.latents.batch(which).to(family.device)
+        drawn = noise.draw_noise((batch.total, *latents.shape[1:]), config, chance)
+        times = family.draw_timesteps(batch.total, config, chance)[batch.rows].to(family.device)
+        shown = noise.perturb(drawn, config, chance)[batch.rows].to(family.device)
+        drawn = drawn[batch.rows].to(family.device)
+        masks = self.latents.masks(which)
+        frames = torch.tensor([sample.frame for sample in batch], device=family.device)
+        noisy = family.add_noise(latents, shown, times)
+        answer = self.answer(noisy, times, [sample.caption for sample in batch], frames)
+        snr = objective.snr(family.alphas_cumprod, times)
+        target = family.target(latents, drawn, times)
+        masks = None if masks is None else masks.to(family.device)
+        found = objective.errors(answer, target, config, snr, times, masks)
+        found = found * objective.weights(snr, family.prediction_type, config)
+        prior = objective.picture_weights([sample.picture.regularization for sample in batch], config)
+        found = found * prior.to(family.device)
+        if config.preservation:
+            found = found + config.preservation * self._preservation(batch, noisy, times, frames)
+        return found.sum() / batch.total
 
-    def error(self, latents: Tensor, noise: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
-        """(B,) squared error of the network's answer, from latents and noise (B, C, h, w) and timesteps (B,)."""
+    def _preservation(self, batch: Batch, noisy: Tensor, times: Tensor, frames: Tensor) -> Tensor:
+        """(B,) how far the adapter moves the answer for prompts that it must leave alone."""
+        prompts = self.config.objective.preservation_prompts
+        if prompts:
+            captions = [prompts[(self.step + row) % len(prompts)] for row in batch.rows]
+        else:
+            captions = [without_trigger(sample.caption, self.job.trigger) for sample in batch]
+        with torch.no_grad(), self.adapter.off():
+            wanted = self.answer(noisy, times, captions, frames)
+        return (self.answer(noisy, times, captions, frames) - wanted).square().mean(dim=(1, 2, 3))
+
+    def answer(self, noisy: Tensor, timesteps: Tensor, captions: list[str], frames: Tensor) -> Tensor:
+        """(B, C, h, w) in fp32: what the network says to noisy latents, timesteps (B,), captions, frames (B, 6)."""
         with self._autocast():
-            if self.texts is None:
-                states = self.family.encode_text(captions, self.config.run.clip_skip)
-            else:
-                states = self.texts(captions)
-            noisy = self.family.add_noise(latents, noise, timesteps)
-            answer = self.family.predict(noisy.to(self.family.dtype), timesteps, states.to(self.family.dtype))
-        return (answer.float() - self.family.target(latents, noise, timesteps)).square().mean(dim=(1, 2, 3))
+            text = self.texts(captions).to(self.family.dtype)
+            return self.family.predict(noisy.to(self.family.dtype), timesteps, text, frames).float()
 
-    def _refuse_not_finite(self, loss: float, norm: float, step: int, batches: list[list[Sample]]) -> None:
-        if loss - loss == 0 and norm - norm == 0:  # neither infinite nor NaN
-            return
+    def _may_move(self, loss: float, norm: float, step: int, batches: list[Batch]) -> bool:
+        """Whether the weights may be moved; False leaves out a step in which fp16 overflowed. Raises UserError when
+        loss or gradient are not finite and that is not the number format's doing."""
+        finite = loss - loss == 0 and norm - norm == 0  # neither infinite nor NaN
+        if self.scaler.update(finite) or (loss - loss == 0 and not self.scaler.exhausted):
+            return finite
         self.optimizer.zero_grad(set_to_none=True)
-        names = sorted({sample.picture.file.name for batch in batches for sample in batch})
+        self._refuse_broken_weights()
+        samples = [sample for batch in batches for sample in batch]
+        broken = [sample for sample in samples if not torch.isfinite(self.latents.get(*sample.which)).all()]
+        names = sorted({sample.picture.file.name for sample in broken or samples})
         what = "loss" if loss - loss != 0 else "gradient"
         raise UserError(
             f"The {what} of step {step} is not a finite number; the pictures were {', '.join(names)}. "
@@ -145,11 +193,30 @@ class Trainer:
             "then start anew or resume from the last state.",
         )
 
+    def _refuse_broken_weights(self) -> None:
+        """Raise UserError where weights of the adapter or the base are not finite, naming the first of them."""
+        name = first_broken(self.adapter.named_parameters())
+        if name:
+            raise UserError(
+                f"The LoRA's weights are not finite any more after step {self.step} ({name}): a step was too long.",
+                "Lower optimizer.unet_lr and the other rates, set optimizer.max_grad_norm to 1, then resume from the "
+                "last state, which is whole.",
+            )
+        for part in (name for name in ("unet", *self.family.text_parts) if self.family.loaded(name)):
+            frozen = [(n, p) for n, p in self.family.part(part).named_parameters() if not p.requires_grad]
+            name = first_broken([*frozen, *self.family.part(part).named_buffers()]).replace(".base_layer", "")
+            if name:
+                raise UserError(
+                    f"The base model is damaged: {part} holds numbers that are not finite ({name}).",
+                    "Get the base anew or choose another (base.model); if it is whole elsewhere, set run.precision to "
+                    "fp32.",
+                )
+
     # --- commands --------------------------------------------------------------------------------------------------
 
     def obey(self) -> None:
         """Do what was asked for since the last step: save, sample, pause."""
-        for word in self.context.commands():
+        for word in distributed.agree(self.context.commands(), self.world):
             if word == "save" and self.step:
                 self.save_state()
                 self.save_checkpoint(f"-step{self.step:08d}")
@@ -158,7 +225,9 @@ class Trainer:
             elif word == "pause":
                 if self.step:
                     self.save_state()
-                self.context.wait_while_paused()
+                if self.world.leads:
+                    self.context.wait_while_paused()
+                distributed.barrier(self.world)
                 self.obey()
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
@@ -177,57 +246,117 @@ class Trainer:
         if run.sample_every_epochs and (last or epoch % run.sample_every_epochs == 0):
             self.sample()
 
+    @contextlib.contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """Inside, the adapter holds the weights that a file gets: the moving average, or the optimizer's own."""
+        if self.average is None:
+            with averaged(self.optimizer):
+                yield
+            return
+        kept = {name: parameter.detach().clone() for name, parameter in self.adapter.named_parameters()}
+        self._put(self.average.tensors())
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.adapter.named_parameters():
+            parameter.copy_(values[name])
+
     def save_checkpoint(self, ending: str) -> None:
         """Write the LoRA file in kohya's layout."""
+        if not self.world.leads:
+            return
         epoch = -(-self.step // self.plan.steps_per_epoch)
         name = f"checkpoints/{self.job.name}{ending}.safetensors"
         path = self.context.folder / name
-        save_lora(path, self.adapter.tensors(SAVE_DTYPE), {**self.metadata, **at_save(self.step, epoch)})
+        with self.as_saved():
+            tensors = self.adapter.tensors(SAVE_DTYPES[self.config.run.save_precision])
+        if self.step < self.plan.steps and not any(changes_something(own) for own in by_module(tensors).values()):
+            text = f"Nothing was learned yet after step {self.step}: no file is written for it."
+            self.context.report(Note(text, "warning"))  # at the end of the run it is an error
+            return
+        save_lora(path, tensors, {**self.metadata, **at_save(self.step, epoch)})
         self.checkpoints.append(name)
         self.context.report(FileWritten(name, "checkpoint", self.step, epoch, {"bytes": path.stat().st_size}))
 
     def save_state(self) -> None:
         """Write all that resuming needs."""
-        facts = {"settings": self.config.to_dict(), "fingerprint": self.fingerprint, "metadata": self.metadata}
-        folder = self.context.folder / "state"
-        path = save_state(folder, self.step, self.adapter, self.optimizer, facts, self.config.run.keep_states)
         self._state_time = time.monotonic()
+        if not self.world.leads:
+            return
+        if first_broken(self.adapter.named_parameters()):  # it must not take the place of a good one
+            self._refuse_broken_weights()
+        facts = {
+            "settings": self.config.to_dict(),
+            "fingerprint": self.fingerprint,
+            "metadata": self.metadata,
+            "scaler": self.scaler.state(),
+        }
+        weights = dict(self.adapter.named_parameters())
+        extra = self.average.tensors() if self.average else {}
+        folder, keep = self.context.folder / "state", self.config.run.keep_states
+        path = save_state(folder, self.step, weights, self.optimizer, facts, keep, extra)
         self.context.report(FileWritten(f"state/{path.name}", "state", self.step))
 
     def sample(self) -> None:
         """Draw the sample pictures. Nothing that goes wrong there may end the run: it is told, and training goes on."""
+        if not self.world.leads:
+            return
+        out_of_memory = False
         try:
-            self.draw(self.step, -(-self.step // self.plan.steps_per_epoch))
+            with self.as_saved():
+                self.draw(self.step, -(-self.step // self.plan.steps_per_epoch))
         except Exception as error:
+            out_of_memory = is_oom(error)
             reason = (str(error) or type(error).__name__)[:200]
             text = f"The sample pictures could not be drawn ({reason}); training goes on."
+            if out_of_memory:
+                text = (
+                    "There was not enough memory to draw the sample pictures; training goes on. "
+                    "Lower sample.width and sample.height, or set run.sample_every_epochs to 0."
+                )
             self.context.report(Note(text, "warning"))
         finally:
             for network in self.networks:
                 network.train()
+        if out_of_memory:
+            release_memory()
 
     @property
     def networks(self) -> list[Any]:
-        """The networks that hold trained layers."""
-        trained = [self.family.network]
-        return [*trained, self.family.text_network] if self.texts is None else trained
+        """The networks that hold trained layers, and the one that predicts."""
+        return [self.family.part(name) for name in dict.fromkeys(["unet", *self.adapter.groups])]
 
     @torch.no_grad()
     def validate(self) -> None:
         """Mean unweighted loss over the held-out pictures (else a fixed few) at noise and levels that never change."""
-        pictures = self.validation_pictures()
+        if not self.world.leads:
+            return
         for network in self.networks:
             network.eval()
-        losses = []
-        for picture in pictures:
-            chance = noise.generator(0, "validation", picture.sha256)
-            latents = self.latents[picture.id, False].expand(VALIDATION_LEVELS, -1, -1, -1)
-            drawn = noise.draw_noise(tuple(latents.shape), 0.0, chance).to(latents.device)
-            timesteps = self.family.fixed_timesteps(VALIDATION_LEVELS)
-            losses.append(self.error(latents, drawn, timesteps, [picture.caption] * VALIDATION_LEVELS).mean())
+        with self.as_saved():
+            losses = [self._validation_loss(picture) for picture in self.validation_pictures()]
         for network in self.networks:
             network.train()
-        self.context.report(Validation(self.step, torch.stack(losses).mean().item()))
+        loss = torch.stack(losses).mean().item()
+        if math.isfinite(loss):
+            self.context.report(Validation(self.step, loss))
+            return
+        self._refuse_broken_weights()
+        self.context.report(Note(f"The validation after step {self.step} is not a finite number.", "warning"))
+
+    def _validation_loss(self, picture: Picture) -> Tensor:
+        count, family = VALIDATION_LEVELS, self.family
+        latents = self.latents.get(picture).to(family.device).expand(count, -1, -1, -1)
+        chance = noise.generator(0, "validation", picture.sha256)
+        drawn = noise.draw_noise(tuple(latents.shape), ObjectiveConfig(), chance).to(latents.device)
+        times = family.fixed_timesteps(count)
+        frames = torch.tensor([picture.frame] * count, device=latents.device)
+        answer = self.answer(family.add_noise(latents, drawn, times), times, [picture.caption] * count, frames)
+        return (answer - family.target(latents, drawn, times)).square().mean()
 
     def validation_pictures(self) -> list[Picture]:
         """The held-out pictures, or a few of the training set chosen by the seed."""
@@ -240,24 +369,50 @@ class Trainer:
     # --- resuming --------------------------------------------------------------------------------------------------
 
     def resume(self, state: State) -> None:
-        """Go on from a state. What differs from it is told; the present settings win."""
-        restore(state, self.adapter, self.optimizer)
+        """Go on from a state. Settings that may change are told; others are refused by name.
+
+        Raises UserError when one of them differs, or the state belongs to another adapter or optimizer.
+        """
+        changed, refused = self._changes(state)
+        if refused:
+            listed = ", ".join(f"{name} (was {changed[name][0]}, is {changed[name][1]})" for name in refused)
+            raise UserError(
+                f"A resumed run cannot change {listed}.", "Set it as it was, or start a new run with the new value."
+            )
+        try:
+            self.adapter.load(state.weights)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                "The saved state belongs to an adapter of another size, kind or with other layers.",
+                "Start a new run: the base or the layers of the adapter are not what they were.",
+            ) from error
+        restore_optimizer(state, self.optimizer, dict(self.adapter.named_parameters()))
+        if self.average and state.extra:
+            self.average.load(state.extra)
+        self.scaler.load(state.facts.get("scaler", {}))
         self.step = state.step
         self.metadata = {**self.metadata, **_started(state.facts.get("metadata", {}))}
-        before, now = _flat(state.facts.get("settings", {})), _flat(self.config.to_dict())
-        changed = [name for name in now if before.get(name, now[name]) != now[name]]
         self.context.report(Note(f"Resumed after step {self.step} of {self.plan.steps}."))
         if changed:
-            text = ", ".join(f"{name} is now {now[name]} (was {before[name]})" for name in changed)
-            self.context.report(Note(f"Settings differ from the saved run; the new ones hold: {text}.", "warning"))
+            text = ", ".join(f"{name} is now {now} (was {was})" for name, (was, now) in changed.items())
+            self.context.report(Note(f"Changed since the run began: {text}.", "warning"))
         if state.facts.get("fingerprint") != self.fingerprint:
             self.context.report(Note("Pictures or captions have changed since; the new ones are used.", "warning"))
+
+    def _changes(self, state: State) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+        """What differs from the settings in the state, and what of it is refused; a state whose settings this version
+        does not know is taken as it is."""
+        try:
+            return changed_settings(TrainConfig.load(state.facts.get("settings", {})), self.config)
+        except SettingsError:
+            return {}, []
+
+
+def first_broken(named: Iterable[tuple[str, Tensor]]) -> str:
+    """The name of the first tensor with numbers that are not finite; empty when there is none."""
+    return next((name for name, value in named if not bool(torch.isfinite(value.detach()).all())), "")
 
 
 def _started(metadata: dict[str, str]) -> dict[str, str]:
     kept = ("ss_session_id", "ss_training_started_at")
     return {name: metadata[name] for name in kept if name in metadata}
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{name}": value for section, group in settings.items() for name, value in group.items()}

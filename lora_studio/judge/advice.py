@@ -108,7 +108,7 @@ def _rates(advice: Advice, wish: Wish, preset: Mapping[str, Mapping[str, Any]]) 
         if factor < 1
         else "half as much again: faster, watch the samples"
     )
-    for name in ("unet_lr", "text_encoder_lr"):
+    for name in ("unet_lr", "text_encoder_lr", "text_encoder_2_lr"):
         usual = preset.get("optimizer", {}).get(name)
         if usual:
             value = float(f"{usual * factor:.3g}")

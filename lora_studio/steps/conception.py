@@ -1,6 +1,7 @@
 """Conception: what the LoRA is to be, on which base, and with which recipe, each value with its reason."""
 
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from lora_studio.core import paths, presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.machine import machine
+from lora_studio.core.progress import Event
 from lora_studio.core.project import KINDS, Plan, Project
+from lora_studio.engine import hub
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.detect import Detected, detect
 from lora_studio.judge import advice
@@ -135,7 +138,13 @@ def samples() -> list[Sample]:
 def create(root: Path, plan: Plan) -> Project:
     """Start a project. Raises UserError when the base cannot be used, naming why."""
     base_info(plan.base)
-    return Project.create(root, plan)
+    return Project.create(root, Plan.load({**plan.to_dict(), "base": placed(plan.base)}))
+
+
+def placed(path: str) -> str:
+    """A path that exists, written so that it is found from any folder; every other word as it is."""
+    found = Path(path).expanduser()
+    return str(found.absolute()) if path and path != "starter" and found.exists() else path
 
 
 def from_sample(root: Path, kind: str) -> Project:
@@ -164,39 +173,87 @@ def sample_pictures(project: Project) -> Path | None:
 def base_info(base: str) -> Detected:
     """What the base is, found by its content. Raises UserError with the reason when it cannot be trained on.
 
-    A hub name (`owner/model`) is not opened here: the run looks it up.
+    A name on the hub (`owner/model`) that was never fetched is not looked up here: the run fetches it.
     """
     path = Path(paths.resolve_base(base)).expanduser()
     if not path.exists():
-        if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        fetched = hub.on_disk(base)
+        if fetched is None and hub.is_name(base):
             return Detected(kind="base", family="hub", detail=f"{base} on the Hugging Face hub", problem="", files=())
-        raise UserError(
-            f"There is no base model at {base}.", "Name a file, a folder, a hub name like owner/model, or starter."
-        )
+        if fetched is None:
+            raise UserError(
+                f"There is no base model at {base}.", "Name a file, a folder, a hub name like owner/model, or starter."
+            )
+        path = fetched
     found = detect(path)
     if found.problem or found.kind != "base":
         raise UserError(
             f"{base} cannot be used as a base: {found.problem or found.detail}.",
-            "Choose a Stable Diffusion 1.x model as a diffusers folder or .safetensors file, or starter.",
+            "Choose a Stable Diffusion 1.x, 2.x or XL model as a folder or .safetensors file, or starter.",
         )
     return found
 
 
+def fetch(base: str, report: Callable[[Event], None]) -> Detected:
+    """The base, fetched from the hub where it is named so and not here yet. Raises UserError."""
+    found = base_info(base)
+    if found.family == "hub":
+        hub.resolve(base, report)
+        found = base_info(base)
+    return found
+
+
+def unfetched(base: str) -> str:
+    """What to say of a base on the hub that is not here yet; empty for every other."""
+    if base == "starter" or base_info(base).family != "hub":
+        return ""
+    return f"{base} is fetched at the start of the run; until then the recipe assumes Stable Diffusion 1.x."
+
+
 def family(base: str) -> str:
-    """Which recipes fit the base: starter, sd1, sdxl, ..."""
+    """Which recipes fit the base: starter, sd1, sdxl, ..., or hub where it was not fetched yet."""
     return "starter" if base == "starter" else base_info(base).family
 
 
 def recommend(project: Project, wish: str = "balanced") -> Recommendation:
     """A whole configuration for this plan, this base and this many pictures."""
     plan = project.plan
+    base = None if plan.base == "starter" else base_info(plan.base)
     which = family(plan.base)
     named = {preset.name: preset for preset in presets.all_presets()}
     preset = named.get(f"{plan.kind}-{which}") or named[f"{plan.kind}-sd1"]
+    settings = {**preset.settings, "data": {**preset.settings.get("data", {}), **_size(base)}}
     count = len(project.used_images()) or advice.TARGETS[plan.kind][0]
-    found = advice.recommend(plan.kind, which, count, machine(project.root).device, wish, preset.settings)
-    config = TrainConfig.load(_merged(preset.settings)).with_changes({**found.changes, **_own(plan)})
-    return Recommendation(config, found.reasons, preset.name)
+    found = advice.recommend(plan.kind, which, count, machine(project.root).device, wish, settings)
+    config = TrainConfig.load(_merged(settings)).with_changes({**found.changes, **_own(plan)})
+    return Recommendation(config, {**_base_reasons(plan.base, base), **found.reasons}, preset.name)
+
+
+def _size(base: Detected | None) -> Mapping[str, Any]:
+    """Picture sizes of a base whose family has no recipes of its own: of SD 2.x the models that predict v were made
+    for 768 pixels, and one that does not tell is taken for such."""
+    if base is None or base.family != "sd2" or base.prediction == "epsilon":
+        return {}
+    return {"resolution": 768, "bucket_min": 320, "bucket_max": 1280}
+
+
+def _base_reasons(name: str, base: Detected | None) -> dict[str, str]:
+    """What is known of the base, and what is not."""
+    if base is None:
+        return {}
+    if base.family == "hub":
+        return {"base.model": unfetched(name)}
+    if base.prediction == "v_prediction":
+        return {"base.prediction": "The model says that it predicts v (v-prediction); auto follows it."}
+    if base.prediction:
+        return {}
+    if base.family == "sd2":
+        text = "The file does not say what it predicts: auto takes v at 768 pixels. For a 512 base model choose epsilon"
+        return {"base.prediction": f"{text} and data.resolution 512."}
+    if base.family == "sdxl":
+        text = "The file does not say what it predicts: auto takes epsilon. For a v-pred base (as NoobAI v-pred) choose"
+        return {"base.prediction": f"{text} v_prediction, or the preset vpred-sdxl."}
+    return {}
 
 
 def _merged(settings: dict[str, Any]) -> dict[str, Any]:

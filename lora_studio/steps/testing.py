@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,9 @@ from lora_studio.core.jobs import Job, JobContext, Jobs
 from lora_studio.core.progress import FileWritten, Phase
 from lora_studio.core.project import Project
 from lora_studio.core.settings import Settings
-from lora_studio.engine.config import SampleJob, SampleRequest
+from lora_studio.engine.config import BaseConfig, SampleJob, SampleRequest, SamplerName
 from lora_studio.engine.convert import convert
+from lora_studio.engine.detect import detect
 from lora_studio.judge import lora as judge_lora
 from lora_studio.steps import conception, training
 from lora_studio.steps.contact_sheet import contact_sheet
@@ -50,14 +52,14 @@ class TestConfig(Settings):
     """Width and height of the pictures."""
     clip_skip: int = Field(1, ge=1, le=11)
     """Which layer from the end of the text part is read: as the LoRA was trained."""
-    sampler: Literal["ddim", "euler", "euler_a", "dpmpp_2m", "unipc"] = "ddim"
+    sampler: SamplerName = "ddim"
     """The method that turns noise into a picture."""
 
 
 def default_config(project: Project) -> TestConfig:
-    """The last run's checkpoints (at most four, spread over it) with the plan's prompts."""
-    plan, train = project.plan, training.current(project)
-    files = training.checkpoints(project)
+    """The last run's checkpoints (at most four, spread over it) with the plan's prompts, drawn as that run did."""
+    plan, files = project.plan, training.checkpoints(project)
+    train = (training.settings_of(project, files[-1]["run"]) if files else None) or training.current(project)
     newest = [found["file"] for found in files if found["run"] == files[-1]["run"]] if files else []
     return TestConfig(
         checkpoints=tuple(_spread(newest, 4)),
@@ -66,7 +68,7 @@ def default_config(project: Project) -> TestConfig:
         bleed_prompts=plan.bleed_prompts[:3] or BLEED_DEFAULT,
         num_steps=train.sample.num_steps,
         guidance=train.sample.guidance,
-        size=train.data.resolution,
+        size=max(64, train.data.resolution),
         sampler=train.sample.sampler,
         clip_skip=train.run.clip_skip,
     )
@@ -109,8 +111,12 @@ def start(project: Project, jobs: Jobs, config: TestConfig) -> Job:
         raise UserError("There is no checkpoint to test.", "Train first, or choose one of the list.")
     if not config.learn_prompts:
         raise UserError("There is no prompt to test.", "Write one that should show the subject.")
+    base = base_for(project, config.checkpoints)
+    family = conception.base_info(base.model).family
     for file in config.checkpoints:
-        checkpoint_path(project, file)
+        found = detect(checkpoint_path(project, file))
+        if found.kind == "lora" and not _fits(found.family, family):
+            raise misfit(project, file, base.model)
     folder = project.new_folder("tests", "test")
     keep_cells(folder, cells(config))
     data = {"root": str(project.root), "project": project.slug, "test": config.to_dict()}
@@ -161,7 +167,45 @@ def _sample(project: Project, test: TestConfig, grid: list[Cell], context: JobCo
         )
         for cell in grid
     ]
-    sample(SampleJob(base=paths.resolve_base(project.plan.base), requests=requests).to_dict(), context)
+    settings = base_for(project, test.checkpoints)
+    base = paths.resolve_base(settings.model)
+    drawn = sample(SampleJob(base=base, settings=settings, requests=requests).to_dict(), context)
+    for failed in drawn["failed"]:
+        file = next(file for file in test.checkpoints if Path(file).name == failed["lora"])
+        raise misfit(project, file, settings.model, failed["reason"])
+
+
+def base_for(project: Project, checkpoints: tuple[str, ...]) -> BaseConfig:
+    """The base to draw with: the one that all these checkpoints were trained on, while it is there; else the
+    project's."""
+    found = [training.settings_of(project, run) for run in dict.fromkeys(map(_run, checkpoints))]
+    trained = [settings and settings.base for settings in found]
+    if trained and trained[0] is not None and all(base == trained[0] for base in trained):
+        with suppress(UserError):
+            conception.base_info(trained[0].model)
+            return trained[0]
+    return training.current(project).base.model_copy(update={"model": project.plan.base})
+
+
+def _run(checkpoint: str) -> str:
+    """The run of `runs/RUN/checkpoints/NAME.safetensors`."""
+    return Path(checkpoint).parts[1] if len(Path(checkpoint).parts) > 1 else ""
+
+
+def _fits(lora: str, base: str) -> bool:
+    """Whether a LoRA of a family may fit a base of another; what is small or does not tell is let through, for
+    drawing tells."""
+    if "unknown" in (lora, base) or base == "hub":
+        return True
+    return lora == base or ("sd-small" in (lora, base) and "sdxl" not in (lora, base))
+
+
+def misfit(project: Project, file: str, base: str, reason: str = "") -> UserError:
+    """What to say of a checkpoint that does not fit the base, with the base that it was made for."""
+    own = training.settings_of(project, _run(file))
+    made = f"run {_run(file)} was trained on {own.base.model if own else 'another base'}"
+    text = f"{_label(file)} of {_run(file)} does not fit {base}: {made}"
+    return UserError(f"{text}{f' ({reason})' if reason else ''}.", "Test checkpoints of one base at a time.")
 
 
 def _judge(project: Project, grid: list[Cell], context: JobContext) -> dict[str, Any]:

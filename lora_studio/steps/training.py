@@ -1,6 +1,7 @@
 """Training: from a project and a configuration to a run that can be watched, stopped and resumed."""
 
 import json
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -10,13 +11,15 @@ from typing import Any
 import psutil
 import tomli_w
 
-from lora_studio.core import paths, presets
+from lora_studio.core import machine, paths, presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import Job, Jobs
 from lora_studio.core.project import Project
+from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
-from lora_studio.engine.config import TrainConfig, TrainJob
+from lora_studio.engine.config import AdapterConfig, TrainConfig, TrainJob, changed_settings
+from lora_studio.engine.config import checks as settings_checks
 from lora_studio.judge import loss as judge_loss
 from lora_studio.steps import conception, curation, tagging
 
@@ -60,15 +63,58 @@ def back_to_recommended(project: Project) -> TrainConfig:
 
 def with_preset(project: Project, name: str) -> TrainConfig:
     """A preset's values over the recommendation for this project."""
-    preset = presets.load(name, project.root)
+    return preset_over(recommended(project), presets.load(name, project.root))
+
+
+def preset_over(config: TrainConfig, preset: presets.Preset) -> TrainConfig:
+    """A preset's values over those of a configuration."""
     flat = {f"{section}.{key}": value for section, values in preset.settings.items() for key, value in values.items()}
-    return recommended(project).with_changes(flat)
+    return config.with_changes(flat)
+
+
+def presets_for(project: Project) -> list[tuple[presets.Preset, bool]]:
+    """All presets with whether they are for the project's base; those that are not come last, those of its kind of
+    LoRA first."""
+    try:
+        found = conception.family(project.plan.base)
+    except UserError:  # told by `checks`; nothing can be said of what fits
+        found = "hub"
+    here = {"sd2": {"sd1", "sd2"}}.get(found, {found})  # sd2 is recommended what sd1 is
+
+    def fits(preset: presets.Preset) -> bool:
+        return not preset.family or found == "hub" or preset.family in here
+
+    def place(preset: presets.Preset) -> tuple[bool, bool]:
+        return not fits(preset), preset.kind != project.plan.kind or not preset.family
+
+    return [(preset, fits(preset)) for preset in sorted(presets.all_presets(project.root), key=place)]
+
+
+def strengths(config: AdapterConfig) -> dict[str, str]:
+    """By setting, what an alpha means beside its rank: `{"adapter.alpha": "4 of 8 = 0.5"}`. Empty for kinds whose
+    strength is not alpha / rank."""
+    if config.kind not in ("lora", "dora", "loha", "lokr", "glora"):
+        return {}
+    rank = config.conv_rank or config.rank
+    conv_alpha = config.conv_alpha or config.alpha / config.rank * rank
+
+    def said(alpha: float, rank: int) -> str:
+        root = "√" if config.rs_lora else ""
+        return f"{alpha:.4g} of {root}{rank} = {alpha / (math.sqrt(rank) if root else rank):.3g}"
+
+    return {"adapter.alpha": said(config.alpha, config.rank), "adapter.conv_alpha": said(conv_alpha, rank)}
 
 
 def step_plan(project: Project, config: TrainConfig) -> StepPlan:
     """How many steps the run will have: the very formula that the trainer uses."""
-    sizes = [(*curation.cropped_size(image), image.repeats) for image in project.used_images()]
-    return steps_for(sizes, config)
+    entries = [(*curation.cropped_size(image), image.repeats, image.caption) for image in project.used_images()]
+    return steps_for(entries, config, regularization.sizes(config.data.regularization), devices(config))
+
+
+def devices(config: TrainConfig) -> int:
+    """How many processes the run will have: one a graphics card, at most as many as there are."""
+    here = max(1, machine.num_cards())
+    return min(config.run.devices or here, here)
 
 
 def checks(project: Project, config: TrainConfig) -> list[Check]:
@@ -85,24 +131,60 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
         found.append(
             Check("warn", text, "They are trained with the trigger alone; run the auto-tagger to describe them.")
         )
+    family = ""
     try:
-        conception.base_info(config.base.model)
+        family = conception.base_info(config.base.model).family
     except UserError as error:
         found.append(Check("bad", error.message, error.remedy))
+    found += _setting_checks(project, config, family)
+    if config.optimizer.kind == "adamw8bit" and not machine.num_cards():
+        text = "optimizer.kind adamw8bit needs an NVIDIA card; there is none here."
+        found.append(Check("bad", text, "Choose adamw, or came to save memory."))
+    if config.run.devices > devices(config):
+        text = f"run.devices is {config.run.devices}, but there is only {devices(config)} here; that is what is used."
+        found.append(Check("warn", text, "Lower it, or 0 for all there are."))
     free = shutil.disk_usage(project.folder).free
     if free < MIN_FREE_BYTES:
         found.append(Check("bad", f"Only {free // 2**20} MB are free on the disk.", "Free at least 300 MB."))
     return found
 
 
-def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
-    """Take a snapshot of the pictures and captions and start the run in the background.
+def _setting_checks(project: Project, config: TrainConfig, family: str) -> list[Check]:
+    """What the settings do not allow, and what in them is probably not meant."""
+    images, found = project.used_images(), []
+    steps = batches = 0
+    try:
+        plan = step_plan(project, config)
+        steps, batches = plan.steps, plan.batches_per_epoch
+    except UserError as error:  # of the folder of regularisation pictures
+        found.append(Check("bad", error.message, error.remedy))
+    facts = settings_checks.Facts(
+        family=family if family != "hub" else "",
+        text_layers=settings_checks.text_layers(Path(paths.resolve_base(config.base.model)).expanduser(), family),
+        device="cuda" if machine.num_cards() else "",  # other devices are known to torch alone
+        trigger=project.plan.trigger,
+        captions=tuple(image.caption or project.plan.trigger for image in images),
+        steps=steps,
+        batches=batches,
+    )
+    found += [Check("bad", _as_sentence(text)) for text in settings_checks.problems(config, facts)]
+    return found + [Check("warn", _as_sentence(text)) for text in settings_checks.warnings(config, facts)]
+
+
+def _as_sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def start(project: Project, jobs: Jobs, config: TrainConfig, prepare: bool = False) -> Job:
+    """Take a snapshot of the pictures and captions and start the run in the background; with `prepare` only write its
+    folder, for processes that somebody starts on several machines.
 
     Raises UserError with all that stands against it.
     """
     bad = [check for check in checks(project, config) if check.level == "bad"]
     if bad:
         raise UserError(" ".join(check.text for check in bad), " ".join(check.remedy for check in bad))
+    config = _placed(config)
     folder = project.new_folder("runs", project.plan.name)
     write_text(folder / "dataset.json", json.dumps(snapshot(project), indent=1))
     write_text(folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict())))
@@ -113,25 +195,52 @@ def start(project: Project, jobs: Jobs, config: TrainConfig) -> Job:
         cache=str(project.folder / "cache"),
         name=folder.name,
         trigger=project.plan.trigger,
+        world=devices(config),
     )
-    return jobs.start(folder, TARGET, job.to_dict(), f"Training {folder.name}", project.slug)
+    begin = jobs.prepare if prepare else jobs.start
+    return begin(folder, TARGET, job.to_dict(), f"Training {folder.name}", project.slug)
 
 
-def resume(project: Project, jobs: Jobs, run: str) -> Job:
-    """Go on with a stopped, failed or interrupted run from its newest whole state."""
+def _placed(config: TrainConfig) -> TrainConfig:
+    """The same with paths that are found from any folder: a run may be resumed from another one."""
+    here = {
+        "base.model": config.base.model,
+        "base.vae": config.base.vae,
+        "adapter.continue_from": config.adapter.continue_from,
+        "data.regularization": config.data.regularization,
+    }
+    return config.with_changes({name: conception.placed(path) for name, path in here.items()})
+
+
+def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | None = None, prepare: bool = False) -> Job:
+    """Go on with a stopped, failed or interrupted run from its newest whole state; with more epochs also with one that
+    has reached its end. `changes` are settings by dotted name, `prepare` as in `start`.
+
+    Raises UserError naming the settings that a run cannot change on its way.
+    """
     folder = project.job_folder("runs", run)
     job = jobs.get(folder)
-    if job.state == "done":
-        raise UserError(f"{run} has reached its end.", "Start a new run, with more epochs if you want more.")
+    before = TrainConfig.load(job.config["settings"])
+    config = before.with_changes(changes or {})
+    _, refused = changed_settings(before, config)
+    if refused:
+        raise UserError(f"A resumed run cannot change {', '.join(refused)}.", "Start a new run with the new values.")
+    if job.state == "done" and config.run.epochs <= before.run.epochs:
+        raise UserError(f"{run} has reached its end.", "Raise run.epochs to go on, or start a new run.")
+    if config != before:
+        write_text(folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict())))
     # where the project lies may have changed since: paths are made anew
-    config = {
+    data = {
         **job.config,
+        "settings": config.to_dict(),
         "resume": True,
         "dataset": str(folder / "dataset.json"),
         "cache": str(project.folder / "cache"),
+        "base": paths.resolve_base(config.base.model),
+        "world": devices(config),
     }
-    config["base"] = paths.resolve_base(config["settings"]["base"]["model"])
-    return jobs.start(folder, TARGET, config, job.title, project.slug)
+    begin = jobs.prepare if prepare else jobs.start
+    return begin(folder, TARGET, data, job.title, project.slug)
 
 
 def snapshot(project: Project) -> dict[str, Any]:
@@ -152,6 +261,15 @@ def snapshot(project: Project) -> dict[str, Any]:
             for image in project.used_images()
         ]
     }
+
+
+def settings_of(project: Project, run: str) -> TrainConfig | None:
+    """What a run was trained with; None when that cannot be read any more."""
+    try:
+        data = json.loads((project.folder / "runs" / run / "config.json").read_text("utf-8"))
+        return TrainConfig.load(data["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def runs(project: Project, jobs: Jobs) -> list[Job]:

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from lora_studio.core.jobs import JobContext
-from lora_studio.engine.config import TrainConfig, TrainJob
-from tests.tiny import EPSILON, VELOCITY, make_base, make_dataset
+from lora_studio.engine.config import BaseConfig, TrainConfig, TrainJob
+from lora_studio.engine.families.latent import LatentFamily
+from lora_studio.engine.families.sd import StableDiffusion, StableDiffusion2
+from lora_studio.engine.families.sdxl import StableDiffusionXL
+from tests.tiny import EPSILON, VELOCITY, make_base, make_dataset, make_sd2_base, make_sdxl_base
 
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"resolution": 32, "bucket_min": 16, "bucket_max": 64, "bucket_step": 8},
@@ -35,6 +38,45 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def epsilon_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base with epsilon-prediction, as SD 1.5."""
     return make_base(tmp_path_factory.mktemp("bases") / "epsilon", **EPSILON)
+
+
+@pytest.fixture(scope="session")
+def sd2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base as SD 2.1: v-prediction without zero terminal SNR."""
+    return make_sd2_base(tmp_path_factory.mktemp("bases") / "sd2")
+
+
+@pytest.fixture(scope="session")
+def sdxl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base as SDXL 1.0: epsilon-prediction."""
+    return make_sdxl_base(tmp_path_factory.mktemp("bases") / "sdxl", **EPSILON)
+
+
+@pytest.fixture(scope="session")
+def sdxl_velocity_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base as NoobAI's v-pred: SDXL with v-prediction and zero terminal SNR."""
+    return make_sdxl_base(tmp_path_factory.mktemp("bases") / "sdxl-velocity", **VELOCITY)
+
+
+KINDS: dict[str, type[LatentFamily]] = {
+    "base": StableDiffusion,
+    "epsilon_base": StableDiffusion,
+    "sd2_base": StableDiffusion2,
+    "sdxl_base": StableDiffusionXL,
+    "sdxl_velocity_base": StableDiffusionXL,
+}
+"""The tiny bases by the name of their fixture, with the family that reads them."""
+
+
+@pytest.fixture
+def open_base(request: pytest.FixtureRequest) -> Callable[..., LatentFamily]:
+    """Opens a tiny base by its name in KINDS, with the settings of BaseConfig as keywords."""
+
+    def load(kind: str, **settings: Any) -> LatentFamily:
+        path = request.getfixturevalue(kind)
+        return KINDS[kind].load(path, torch.device("cpu"), torch.float32, BaseConfig(**settings))
+
+    return load
 
 
 def settings(**changes: Any) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""The adapter: which layers it takes, what they are called in the file, and what they do to the model."""
+"""The adapter on the real bases' layers: how many, what they are called in the file, and what diffusers makes of it."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lora_studio.core.errors import UserError
+from lora_studio.engine.adapters import Adapter
 from lora_studio.engine.checkpoint import load_lora, save_lora
-from lora_studio.engine.config import SampleRequest, TrainJob
+from lora_studio.engine.config import AdapterConfig, SampleRequest
 from lora_studio.engine.convert import convert
-from lora_studio.engine.families.sd import key_name, text_layers, unet_layers
+from lora_studio.engine.families import open_family
+from lora_studio.engine.families.layers import text_layers, unet_layers
+from lora_studio.engine.keys import kohya_name
 from lora_studio.engine.sampling import sample_images
-from lora_studio.engine.train import prepare
+from tests.engine.test_adapter_kinds import stir
 
 # Names that sd-scripts gives to SD 1.5, read off its own classes (see its networks/lora.py)
 GOLDEN = {
@@ -39,6 +40,10 @@ GOLDEN_CONVOLUTIONS = {
 
 @pytest.fixture(scope="module")
 def sd15() -> tuple[torch.nn.Module, torch.nn.Module]:
+    return without_weights()
+
+
+def without_weights() -> tuple[torch.nn.Module, torch.nn.Module]:
     """UNet and text encoder of SD 1.5 without weights."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
@@ -71,45 +76,54 @@ def test_sd15_has_as_many_parameters_as_in_sd_scripts(sd15) -> None:
 
 def test_sd15_keys_are_the_classic_ones(sd15) -> None:
     unet, text = sd15
-    keys = {key_name("unet", name) for name in unet_layers(unet, "attention+ff")}
-    keys |= {key_name("text_encoder", name) for name in text_layers(text, "attention+ff")}
+    keys = {kohya_name("sd", "unet", name) for name in unet_layers(unet, "attention+ff")}
+    keys |= {kohya_name("sd", "text_encoder", name) for name in text_layers(text, "attention+ff")}
     assert keys >= GOLDEN
-    assert {key_name("unet", name) for name in unet_layers(unet, "all")} >= GOLDEN_CONVOLUTIONS
-    assert key_name("text_encoder", "text_model.encoder.layers.0.mlp.fc1") in keys  # as older transformers name it
+    assert {kohya_name("sd", "unet", name) for name in unet_layers(unet, "all")} >= GOLDEN_CONVOLUTIONS
+    assert (
+        kohya_name("sd", "text_encoder", "text_model.encoder.layers.0.mlp.fc1") in keys
+    )  # as older transformers name it
+
+
+class Meta:
+    """The layers of SD 1.5 without weights, as a family."""
+
+    def __init__(self, networks: tuple[torch.nn.Module, torch.nn.Module]) -> None:
+        self.parts = dict(zip(("unet", "text_encoder"), networks, strict=True))
+
+    def part(self, name: str) -> torch.nn.Module:
+        return self.parts[name]
+
+    def adapter_layers(self, layers: str, parts: list[str]) -> dict[str, list[str]]:
+        return {part: (unet_layers if part == "unet" else text_layers)(self.part(part), layers) for part in parts}
+
+    def key_name(self, part: str, module: str) -> str:
+        return kohya_name("sd", part, module)
+
+
+@pytest.mark.parametrize(("layers", "count", "size"), [("attention+ff", 264, 4_718_592), ("all", 350, 9_733_632)])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_adapter_of_sd15_is_as_large_as_in_sd_scripts(kind: str, layers: str, count: int, size: int) -> None:
+    family = Meta(without_weights())
+    adapter = Adapter(family, AdapterConfig(kind=kind, rank=8, layers=layers), ["unet", "text_encoder"], 0)
+    assert len(adapter.layers) == count
+    keys = [key for key, _ in adapter.named_parameters()]
+    assert len(keys) == len(set(keys)) == count * (3 if kind == "dora" else 2)
+    assert sum(p.numel() for key, p in adapter.named_parameters() if not key.endswith("dora_scale")) == size
 
 
 # --- the saved file is the trained adapter ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def run(base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A short training on all layers, strong enough to be seen: (trainer, saved file)."""
-    from tests.engine.conftest import Recorder, settings
-    from tests.tiny import make_dataset
-
-    folder = tmp_path_factory.mktemp("adapter")
-    rates = {"optimizer__unet_lr": 0.05, "optimizer__text_encoder_lr": 0.05}
-    strong = settings(adapter__layers="all", adapter__alpha=3.0, run__epochs=6, **rates)
-    job = TrainJob(
-        settings=strong, base=str(base), dataset=str(make_dataset(folder / "data")), cache=str(folder / "cache")
-    )
-    trainer = prepare(job, Recorder(folder / "run"))
-    trainer.run()
-    return trainer, folder / "run/checkpoints/lora-000006.safetensors"
-
-
-def test_the_difference_in_the_file_is_the_trained_one(run) -> None:
-    trainer, path = run
-    file = load_file(path)
-    for name, layer in trainer.adapter.layers.items():
-        down, up = file[f"{name}.lora_down.weight"].double(), file[f"{name}.lora_up.weight"].double()
-        scale = file[f"{name}.alpha"].item() / down.shape[0]
-        by_formula = scale * torch.einsum("or,ri->oi", up.flatten(1), down.flatten(1)).reshape(
-            layer.base_layer.weight.shape
-        )
-        trained = layer.get_delta_weight("lora").double()
-        assert trained.abs().max() > 0
-        assert torch.allclose(by_formula, trained, rtol=5e-3, atol=2e-3 * trained.abs().max().item())  # half precision
+@pytest.fixture(scope="module", params=["lora", "dora"])
+def run(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory):
+    """An adapter on all layers as after a training, strong enough to be seen: (family, adapter, saved file)."""
+    family = open_family(base, torch.device("cpu"), torch.float32)
+    config = AdapterConfig(kind=request.param, layers="all", rank=2, alpha=3.0)
+    adapter = stir(Adapter(family, config, ["unet", "text_encoder"], 0), 0.1)
+    path = tmp_path_factory.mktemp("adapter") / "lora.safetensors"
+    save_lora(path, adapter.tensors(torch.float16), family.metadata())
+    return family, adapter, path
 
 
 def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
@@ -120,14 +134,16 @@ def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
     return np.asarray(image, dtype=np.int16)
 
 
+@torch.no_grad()
 def test_diffusers_loads_the_file_and_draws_what_the_trained_model_draws(run, base: Path) -> None:
-    trainer, path = run
-    family = trainer.family
-    family.network.eval()
+    family, _, path = run
     in_memory = draw(family.pipeline("ddim"))
     fresh = StableDiffusionPipeline.from_pretrained(base)
     fresh.scheduler = family.sampler("ddim")
     without = draw(fresh)
+    if any(key.endswith("dora_scale") for key in load_lora(path)[0]):  # diffusers drops it in kohya's layout
+        path = path.with_name("diffusers.safetensors")
+        convert(run[2], path, "diffusers")
     fresh.load_lora_weights(path.parent, weight_name=path.name)
     loaded = draw(fresh)
     assert np.abs(loaded - in_memory).max() <= 3  # the file is in half precision
@@ -136,7 +152,7 @@ def test_diffusers_loads_the_file_and_draws_what_the_trained_model_draws(run, ba
 
 @pytest.mark.parametrize("part", ["lora_unet", "lora_te"])
 def test_each_part_of_the_file_changes_the_picture(part: str, run, base: Path, tmp_path: Path) -> None:
-    _, path = run
+    _, _, path = run
     tensors, metadata = load_lora(path)
     half = {name: value for name, value in tensors.items() if name.startswith(part)}
     assert half and len(half) < len(tensors)
@@ -152,7 +168,7 @@ def test_each_part_of_the_file_changes_the_picture(part: str, run, base: Path, t
 @pytest.mark.parametrize("alpha", [1.0, 4.0])
 def test_a_module_with_another_alpha_keeps_it(alpha: float, run, base: Path, tmp_path: Path) -> None:
     """diffusers' loader by itself forgets such alphas in the text encoder."""
-    _, path = run
+    _, _, path = run
     tensors, metadata = load_lora(path)
     name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     equal = dict(tensors)
@@ -165,53 +181,3 @@ def test_a_module_with_another_alpha_keeps_it(alpha: float, run, base: Path, tmp
     ]
     one, other = (np.asarray(image, dtype=np.int16) for image in sample_images(base, requests))
     assert np.abs(one - other).max() <= 2
-
-
-# --- converting -------------------------------------------------------------------------------------------------
-
-
-def test_back_and_forth_between_layouts_is_exact(run, tmp_path: Path) -> None:
-    _, path = run
-    convert(path, tmp_path / "d.safetensors", "diffusers")
-    convert(tmp_path / "d.safetensors", tmp_path / "k.safetensors", "kohya")
-    (before, told), (after, told_after) = load_lora(path), load_lora(tmp_path / "k.safetensors")
-    assert set(before) == set(after) and told == told_after
-    assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
-
-
-def test_the_diffusers_layout_draws_the_same(run, base: Path, tmp_path: Path) -> None:
-    _, path = run
-    convert(path, tmp_path / "d.safetensors", "diffusers")
-    pictures = []
-    for file in (path, tmp_path / "d.safetensors"):
-        pipeline = StableDiffusionPipeline.from_pretrained(base)
-        pipeline.load_lora_weights(file.parent, weight_name=file.name)
-        pictures.append(draw(pipeline))
-    assert np.array_equal(*pictures)
-
-
-def test_names_of_the_original_code_are_refused_rather_than_mangled(tmp_path: Path) -> None:
-    module = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
-    tensors = {f"{module}.lora_down.weight": torch.ones(2, 768), f"{module}.lora_up.weight": torch.ones(320, 2)}
-    save_lora(tmp_path / "old.safetensors", tensors, {})
-    with pytest.raises(UserError, match="input_blocks"):
-        convert(tmp_path / "old.safetensors", tmp_path / "new.safetensors", "diffusers")
-    assert not (tmp_path / "new.safetensors").exists()
-
-
-def test_every_name_of_sd15_converts_back(sd15) -> None:
-    from lora_studio.engine.convert import Raw, to_diffusers, to_kohya
-
-    unet, text = sd15
-    keys = [key_name("unet", n) for n in unet_layers(unet, "all")] + [
-        key_name("text_encoder", n) for n in text_layers(text, "all")
-    ]
-    tensor = Raw("F16", (1, 1), b"\0\0")
-    kohya = {f"{key}.{end}": tensor for key in keys for end in ("lora_down.weight", "lora_up.weight")}
-    kohya |= {f"{key}.alpha": Raw.of(index % 7 + 0.5, "F16") for index, key in enumerate(keys)}
-    diffusers, metadata = to_diffusers(kohya, {"ss_seed": "1"})
-    names = {name.removesuffix(".lora_A.weight") for name in diffusers if name.endswith("lora_A.weight")}
-    assert names == {"unet." + n for n in unet_layers(unet, "all")} | {
-        "text_encoder.text_model." + n for n in text_layers(text, "all")
-    }
-    assert to_kohya(diffusers, metadata) == (kohya, {"ss_seed": "1"})

@@ -99,6 +99,20 @@ def test_a_killed_run_goes_on_where_it_was(project, config):
         training.resume(project, jobs, job.id)
 
 
+def test_a_run_that_ended_goes_on_with_more_epochs_and_cannot_become_another(project, config):
+    jobs, run = trained(project, config)
+    with pytest.raises(UserError, match=r"cannot change adapter\.rank, data\.resolution"):
+        training.resume(project, jobs, run, {"run.epochs": 5, "adapter.rank": 2, "data.resolution": 64})
+    with pytest.raises(UserError, match=r"reached its end.*run\.epochs"):
+        training.resume(project, jobs, run, {"optimizer.unet_lr": 1e-5})
+    job = jobs.wait(training.resume(project, jobs, run, {"run.epochs": 5, "optimizer.unet_lr": 1e-5}).folder, 600)
+    assert job.state == "done", job.error
+    view = training.view(project, jobs, run)
+    assert [found["epoch"] for found in view["checkpoints"]] == [1, 2, 3, 4, 5]
+    assert any("run.epochs is now 5 (was 3)" in note["text"] for note in view["notes"])
+    assert "epochs = 5" in (job.folder / "config.toml").read_text()
+
+
 def test_what_stands_against_a_start_is_told_at_once(tmp_path, config):
     project = Project.create(tmp_path, Plan(name="Empty", base=str(tmp_path / "nowhere")))
     with pytest.raises(UserError) as caught:

@@ -12,6 +12,12 @@ if (window.LS) start(); else window.addEventListener("ls:ready", start, {once: t
 %s
 """
 
+_HEARD = """
+const pass = () => { if (props.value && window.LS) window.LS.pass(%r, JSON.parse(props.value)); };
+watch('value', pass);
+pass();
+"""
+
 
 def part(
     name: str,
@@ -40,6 +46,19 @@ def sentence(value: str = "") -> gr.HTML:
     """A line of HTML that a handler writes; the handler escapes what it puts in."""
     return gr.HTML(
         value, apply_default_css=False, elem_classes="ls-html ls-part", container=False, padding=False, label="Remark"
+    )
+
+
+def heard(name: str) -> gr.HTML:
+    """An invisible place whose value, JSON that a handler writes, the scripts get as the event `ls:NAME`."""
+    return gr.HTML(
+        html_template='<div class="ls-say"></div>',
+        js_on_load=_HEARD % name,
+        elem_id=f"ls-{name}",
+        elem_classes="ls-heard",
+        container=False,
+        padding=False,
+        label=name.capitalize(),
     )
 
 

@@ -9,7 +9,7 @@ part("formhelp", (root) => {
     const text = block && block.querySelector(".info-text");
     if (!text) return;
     const title = block.querySelector("[data-testid=block-info], label > span");
-    fill(root, h("b", null, (title ? title.textContent : "").trim(), ": "), text.textContent);
+    fill(root, h("b", null, (title ? title.textContent : "").trim(), ": "), text.textContent, block.dataset.name && h("code", { title: "Its name in presets and on the command line" }, block.dataset.name));
   };
   form.addEventListener("mouseover", tell);
   form.addEventListener("focusin", tell);

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from lora_studio.core import paths
 from lora_studio.core.errors import UserError
 from lora_studio.core.project import KINDS, Plan
-from lora_studio.core.settings import describe
+from lora_studio.core.settings import SettingInfo, describe
 from lora_studio.engine.config import TrainConfig
-from lora_studio.steps import conception
+from lora_studio.steps import conception, training
 from lora_studio.ui import form
 from lora_studio.ui.components.part import heading, part, sentence
 from lora_studio.ui.components.say import message, told
@@ -87,12 +87,13 @@ def functions(studio: Studio) -> dict[str, Any]:
     def recipe(project: str, wish: Literal["balanced", "quality", "speed"] = "balanced") -> dict[str, Any]:
         found = conception.recommend(studio.open(project), wish)
         values = found.config.to_dict()
+        strengths = training.strengths(found.config.adapter)
         rows = [
             {
                 "name": info.name,
                 "title": form.title(info),
                 "doc": info.doc,
-                "value": form.dotted(values, info.name),
+                "value": strengths.get(info.name) or _recipe_value(info, form.dotted(values, info.name)),
                 "reason": found.reasons.get(info.name, ""),
             }
             for info in describe(TrainConfig)
@@ -101,6 +102,10 @@ def functions(studio: Studio) -> dict[str, Any]:
         return {"preset": found.preset, "rows": rows}
 
     return {"conception.samples": samples, "conception.sample": sample, "conception.recipe": recipe}
+
+
+def _recipe_value(info: SettingInfo, value: Any) -> Any:
+    return form.label(value) if info.type == "choice" else value
 
 
 def _covers(pictures: Path) -> list[str]:
@@ -143,7 +148,8 @@ def _create_form(studio: Studio, said: gr.HTML) -> None:
         plan = Plan.load(
             {"name": name.strip(), "kind": kind, "trigger": trigger.strip(), "base": (base or "").strip() or "starter"}
         )
-        return message(f"{plan.name} is ready.", project=conception.create(studio.root, plan).slug, step="conception")
+        text = " ".join(filter(None, [f"{plan.name} is ready.", conception.unfetched(plan.base)]))
+        return message(text, project=conception.create(studio.root, plan).slug, step="conception")
 
     trigger.change(_note, trigger, note, api_visibility="private", show_progress="hidden")
     for event in (create.click, name.submit, trigger.submit):
