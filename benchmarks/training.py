@@ -19,7 +19,7 @@ Large bases have random weights in the published sizes (speed does not depend on
 import argparse
 import json
 import multiprocessing
-import resource
+import os
 import shlex
 import statistics
 import subprocess
@@ -42,6 +42,7 @@ from benchmarks.common import machine, markdown, save
 from benchmarks.minimal import LORA, Case, Step, minimal
 from lora_studio.core import paths
 from lora_studio.core.jobs import JobContext
+from lora_studio.demo import peak_memory
 from lora_studio.engine.config import TrainJob
 from lora_studio.engine.train import prepare
 from lora_studio.engine.trainer import Trainer
@@ -134,7 +135,7 @@ def alone(case: str, contender: str, base: str, plan: dict[str, Any] | None, thr
         step = engine(chosen, base, Path(folder)).train_step if plan is None else minimal(chosen, base, plan)
         for _ in range(3):
             step()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the start too
+        peak = peak_memory(os.getpid())  # of the start too
         found = {"peak": peak, "steady": psutil.Process().memory_info().rss}
         if torch.cuda.is_available():
             found = {"peak": torch.cuda.max_memory_allocated(), "steady": torch.cuda.memory_allocated()}
