@@ -115,6 +115,8 @@ def _results(project: Project, jobs: Jobs, tested: Job, walk: Walk) -> None:
 def peak_memory(pid: int | None) -> int:
     """Bytes: the most memory the process has held so far where the system keeps count, else what it holds; 0 when it is
     gone."""
+    if pid is None:
+        return 0
     with suppress(OSError, IndexError, ValueError):
         text = Path(f"/proc/{pid}/status").read_text("ascii")
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
