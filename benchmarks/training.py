@@ -19,13 +19,14 @@ Large bases have random weights in the published sizes (speed does not depend on
 import argparse
 import json
 import multiprocessing
-import resource
+import os
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from benchmarks.common import machine, markdown, save
 from benchmarks.minimal import LORA, Case, Step, minimal
 from lora_studio.core import paths
 from lora_studio.core.jobs import JobContext
+from lora_studio.demo import peak_memory
 from lora_studio.engine.config import TrainJob
 from lora_studio.engine.train import prepare
 from lora_studio.engine.trainer import Trainer
@@ -133,11 +135,38 @@ def alone(case: str, contender: str, base: str, plan: dict[str, Any] | None, thr
         step = engine(chosen, base, Path(folder)).train_step if plan is None else minimal(chosen, base, plan)
         for _ in range(3):
             step()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the start too
+        peak = peak_memory(os.getpid())  # of the start too
         found = {"peak": peak, "steady": psutil.Process().memory_info().rss}
         if torch.cuda.is_available():
             found = {"peak": torch.cuda.max_memory_allocated(), "steady": torch.cuda.memory_allocated()}
     print(json.dumps({name: round(value / 2**30, 2) for name, value in found.items()}))
+
+
+def own_share(trainer: Trainer, steps: int) -> float:
+    """Median share of the engine's step that is neither the network's forward and backward pass nor the optimizer."""
+    spent = [0.0]
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return function(*given, **named)
+            finally:
+                spent[0] += time.process_time() - begun
+
+        return call
+
+    trainer.answer, trainer.optimizer.step = timed(trainer.answer), timed(trainer.optimizer.step)
+    backward, torch.Tensor.backward = torch.Tensor.backward, timed(torch.Tensor.backward)
+    shares = []
+    try:
+        for _ in range(steps):
+            spent[0] = 0.0
+            whole = clock(trainer.train_step)[1]
+            shares.append(1 - spent[0] / whole)
+    finally:
+        torch.Tensor.backward = backward
+    return statistics.median(shares)
 
 
 def busy() -> None:
@@ -165,9 +194,12 @@ def measure(name: str, case: Case, words: argparse.Namespace) -> dict[str, Any]:
         for turn in range(words.steps):
             for contender in sorted(contenders, reverse=bool(turn % 2)):
                 times[contender].append(clock(contenders[contender]))
+        share = own_share(trainer, words.steps) if plan["device"] == "cpu" else None
         work, peak = flops(contenders["minimal loop"]), peak_flops(plan["device"], plan["dtype"])
         del trainer, contenders, step
         found = {contender: {"wall": median(pairs, 0), "cpu": median(pairs, 1)} for contender, pairs in times.items()}
+        if share is not None:
+            found["engine"]["own share"] = share
         for contender, own_plan in plans.items():
             found[contender] |= memory_alone(name, contender, base, own_plan, words.threads)
         for peer in words.peer:
@@ -198,7 +230,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, result in results.items():
         for contender, row in result["contenders"].items():
-            figures = [row.get(key) for key in ("wall", "cpu", "steady", "peak", "mfu")]
+            figures = [row.get(key) for key in ("wall", "cpu", "steady", "peak", "mfu", "own share")]
             low, middle, high = row.get("engine over it", (1.0, 1.0, 1.0))
             ratio = "" if contender == "engine" else f"{middle:.3f} ({low:.3f} to {high:.3f})"
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]
@@ -212,6 +244,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "steady GB",
         "peak GB",
         "MFU",
+        "engine's own share",
         "engine over it, by step",
     ]
     return markdown(head, rows)
@@ -243,7 +276,9 @@ def main() -> None:
     text = (
         f"{chosen.steps} steps each, taking turns, {chosen.threads} thread(s)"
         f"{', one core taken by another program' if chosen.contended else ''}. The ratio is of wall time on a GPU, "
-        "else of processor time: median and quartiles. MFU is against a large matrix product in the same format."
+        "else of processor time: median and quartiles. "
+        "MFU is against a large matrix product in the same format. The engine's own share is what a "
+        "step spends outside of the network's passes and the optimizer."
     )
     save(
         "training" + "-contended" * chosen.contended,

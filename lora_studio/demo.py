@@ -79,7 +79,7 @@ def _walk(root: Path, kind: str, quick: bool, watch: Watch, say: Callable[[str],
         walk.seconds[name] = round(time.perf_counter() - begun, 2)
 
     def follow(job: Job) -> Job:
-        return watch(jobs, job, lambda job: setattr(walk, "peak_bytes", max(walk.peak_bytes, peak_memory(job))))
+        return watch(jobs, job, lambda job: setattr(walk, "peak_bytes", max(walk.peak_bytes, peak_memory(job.pid))))
 
     with step("conception"):
         project = conception.from_sample(root, kind)
@@ -112,13 +112,16 @@ def _results(project: Project, jobs: Jobs, tested: Job, walk: Walk) -> None:
     walk.lora = str(testing.export(project, checkpoint))
 
 
-def peak_memory(job: Job) -> int:
-    """Bytes: the most memory the job's process has held so far where the system keeps count, else what it holds."""
+def peak_memory(pid: int | None) -> int:
+    """Bytes: the most memory the process has held so far where the system keeps count, else what it holds; 0 when it is
+    gone."""
+    if pid is None:
+        return 0
     with suppress(OSError, IndexError, ValueError):
-        text = Path(f"/proc/{job.pid}/status").read_text("ascii")
+        text = Path(f"/proc/{pid}/status").read_text("ascii")
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
     with suppress(psutil.Error):
-        memory = psutil.Process(job.pid).memory_info()
+        memory = psutil.Process(pid).memory_info()
         return getattr(memory, "peak_wset", memory.rss)
     return 0
 

@@ -87,6 +87,7 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     config = job.settings
     pictures = read_dataset(Path(job.dataset), config.data)
     if world is None or world.leads:
+        remove_leftovers(context.folder)
         write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
     context.report(Phase("load", "Loading the base model"))
     base = hub.at_hand(job.base, context.report)
@@ -126,6 +127,12 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     if state is not None:
         trainer.resume(state)
     return trainer
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Files that a killed process of this run was writing; what is whole has another name."""
+    for path in folder.rglob(".new-*.part"):
+        path.unlink(missing_ok=True)
 
 
 def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world: int) -> checks.Facts:

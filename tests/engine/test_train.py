@@ -417,3 +417,11 @@ def test_nothing_learned_is_told_on_the_way_and_an_error_at_the_end(make_job: Ca
         train(make_job(**tiny), told)
     assert [event["step"] for event in told.of("Step")] == [1, 2, 3, 4]
     assert any("Nothing was learned yet after step 2" in note["text"] for note in told.of("Note"))
+
+
+def test_what_a_killed_run_was_writing_is_cleared_away_when_it_goes_on(make_job: Callable, tmp_path: Path) -> None:
+    train(make_job(), StopAfter(tmp_path / "run", 2))
+    half = tmp_path / "run/checkpoints/.new-abc.part"
+    half.write_bytes(b"half a file")
+    trained({**make_job(), "resume": True}, tmp_path / "run")
+    assert not half.exists() and len(list((tmp_path / "run/checkpoints").iterdir())) == 2
