@@ -190,7 +190,6 @@ from torch import nn, ones
 from lora_studio.core.errors import UserError
 from lora_studio.engine.config import OptimizerConfig
 from lora_studio.engine.optimizers import ParamGroup, make_optimizer
-from tests import findings
 try:
     make_optimizer([ParamGroup("unet", [nn.Parameter(ones(2))], 1.0)], OptimizerConfig(kind="schedulefree_prodigy"))
 except UserError as error:
