@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from tests import findings
+
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "msedge")
 CHROMIUM_PATHS = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -25,6 +27,14 @@ CHROMIUM_PATHS = (
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The tables that tests have filled."""
+    for title in findings.TABLES:
+        terminalreporter.section(title)
+        for line in findings.lines(title):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

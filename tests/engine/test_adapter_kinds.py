@@ -18,6 +18,7 @@ from lora_studio.engine.adapters.apply import apply_file
 from lora_studio.engine.adapters.delta import by_module, delta
 from lora_studio.engine.adapters.layer import operate
 from lora_studio.engine.config import AdapterConfig
+from tests import findings
 from tests.engine.tiny_family import TinyFamily
 
 KINDS = ("lora", "dora", "loha", "lokr", "ia3", "oft", "boft", "glora")
@@ -102,7 +103,7 @@ def test_gradients_reach_every_parameter_and_no_other(kind: str, layers: str, na
 
 
 @case_table
-def test_the_file_tells_the_difference_in_memory(kind: str, layers: str, name: str, record_property: Any) -> None:
+def test_the_file_tells_the_difference_in_memory(kind: str, layers: str, name: str) -> None:
     case = trained(kind, layers, name)
     modules, worst = by_module(case.file), 0.0
     assert set(modules) == set(case.adapter.layers)
@@ -113,8 +114,7 @@ def test_the_file_tells_the_difference_in_memory(kind: str, layers: str, name: s
             in_memory = layer(x) - base(x)
             by_file = operate(base, x, delta(modules[key], base.weight))
         worst = max(worst, relative(by_file, in_memory))
-    record_property("delta_error", worst)
-    print(f"{kind:6} {layers:10} {name:5} relative error of the delta {worst:.1e}")
+    findings.found("error of the file's difference to the trained one", kind, f"{name} {layers}", f"{worst:.1e}")
     assert worst < 1e-10
 
 

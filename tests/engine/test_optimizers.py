@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,22 +14,12 @@ from lora_studio.engine.config import OptimizerConfig
 from lora_studio.engine.optimizers import FACTORIES, SCHEDULE_FREE, ParamGroup, averaged, make_optimizer, set_rate
 from lora_studio.engine.rounding import StochasticBF16, round_stochastically
 from lora_studio.engine.state import newest_state, restore_optimizer, save_state
+from tests import findings
 
 KINDS = [kind for kind in FACTORIES if kind != "adamw8bit"]
 PRODIGIES = ["prodigy", "schedulefree_prodigy"]
 RATES = {"adamw": 1e-2, "stable_adamw": 1e-2, "muon": 1e-2, "lion": 3e-3, "adafactor": 1e-2, "came": 1e-2}
 RATES |= {"prodigy": 1.0, "schedulefree_prodigy": 1.0, "schedulefree_adamw": 2e-2}
-table: dict[str, dict[str, str]] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _print_the_table() -> Iterator[None]:
-    """What the tests found out about each optimizer, for the docs; seen with `pytest -s`."""
-    yield
-    columns = ["loss falls to", "resumes exactly", "in bf16", "state bytes/parameter"]
-    print("\n" + f"{'optimizer':22}" + "".join(f"{column:24}" for column in columns))
-    for kind, found in table.items():
-        print(f"{kind:22}" + "".join(f"{found.get(column, '-'):24}" for column in columns))
 
 
 class Problem:
@@ -103,7 +92,7 @@ def test_each_optimizer_lowers_the_loss(kind: str) -> None:
         optimizer.zero_grad()
     with averaged(optimizer):
         after = problem.loss().item()
-    table.setdefault(kind, {})["loss falls to"] = f"{after / before:.1%}"
+    findings.found("optimizers", kind, "loss falls to", f"{after / before:.1%}")
     assert after < 0.3 * before
 
 
@@ -132,7 +121,7 @@ def test_resuming_is_exact_to_the_bit(kind: str, dtype: torch.dtype, tmp_path: P
     second.train(fresh, range(7, 12))
     assert same(whole.values(), second.values())
     column = "resumes exactly" if dtype == torch.float32 else "in bf16"
-    table.setdefault(kind, {})[column] = "yes"
+    findings.found("optimizers", kind, column, "yes")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,7 +147,7 @@ def test_the_memory_of_an_optimizer_is_known(kind: str) -> None:
         optimizer.step()
     tensors = [value for entries in optimizer.state.values() for value in entries.values() if torch.is_tensor(value)]
     each = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / (down.numel() + up.numel())
-    table.setdefault(kind, {})["state bytes/parameter"] = f"{each:.2f}"
+    findings.found("optimizers", kind, "state bytes/parameter", f"{each:.2f}")
     most = {"adamw": 8, "stable_adamw": 8, "muon": 4, "lion": 4, "adafactor": 0.3, "came": 4.6}
     most |= {"prodigy": 16, "schedulefree_adamw": 8, "schedulefree_prodigy": 5}
     assert each <= most[kind] + 0.1

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lora_studio.engine.config import SampleRequest, TrainJob
 from lora_studio.engine.sampling import sample_images
 from lora_studio.engine.train import prepare, train
+from tests import findings
 from tests.engine.conftest import Recorder, settings
 from tests.engine.test_train import StopAfter, last_state, same, trained
 from tests.tiny import EPSILON, VELOCITY, make_base, make_dataset, make_sd2_base, make_sdxl_base
@@ -22,18 +23,6 @@ OPTIMIZERS = (
     "muon",
 )  # fmt: skip
 RATE = {"prodigy": 1.0, "schedulefree_prodigy": 1.0}
-TABLE: dict[str, list[str]] = {}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def table(request: pytest.FixtureRequest) -> Any:
-    """Print what was found, one line a family, kind or optimizer."""
-    yield
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter and TABLE:
-        reporter.write_line("")
-        for name, facts in TABLE.items():
-            reporter.write_line(f"{name:34} {', '.join(facts)}")
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +80,7 @@ def test_a_run_resumes_bit_for_bit_and_its_file_draws_what_was_trained(
         (drawn, base) = sample_images(bases[family], [request, bare])
         found = difference(drawn, memory)
         assert found <= 6 and difference(base, memory) > found  # fp16 file against fp32 memory
-    TABLE.setdefault(f"{kind} on {family}", []).append("resumes exactly, the file draws the same")
+    findings.found("runs: resumed bit for bit, and the file draws what was trained", kind, family, "yes")
 
 
 def difference(one: Any, other: Any) -> float:
@@ -108,7 +97,7 @@ def test_every_optimizer_trains_and_resumes_bit_for_bit(optimizer: str, bases: d
         run__epochs=3,
     )  # fmt: skip
     assert resumes_exactly(config, tmp_path)
-    TABLE.setdefault(optimizer, []).append("resumes exactly in a run")
+    findings.found("optimizers", optimizer, "a run resumes exactly", "yes")
 
 
 @pytest.mark.parametrize(
