@@ -343,6 +343,8 @@ def _modelspec_entries(job: TrainJob) -> dict[str, object]:
         "modelspec.resolution": f"{data.resolution}x{data.resolution}",
         "modelspec.encoder_layer": run.clip_skip if run.clip_skip > 1 else OMITTED,
         "modelspec.trigger_phrase": job.trigger or OMITTED,
+        "modelspec.description": job.description or OMITTED,
+        "modelspec.license": job.licence or OMITTED,
         "modelspec.timestep_range": f"{objective.timestep_min},{objective.timestep_max}" if limited else OMITTED,
     }
 

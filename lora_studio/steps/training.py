@@ -195,6 +195,8 @@ def start(project: Project, jobs: Jobs, config: TrainConfig, prepare: bool = Fal
         cache=str(project.folder / "cache"),
         name=folder.name,
         trigger=project.plan.trigger,
+        description=project.plan.description,
+        licence=project.plan.licence,
         world=devices(config),
     )
     begin = jobs.prepare if prepare else jobs.start
@@ -367,7 +369,7 @@ def _fold(events: list[dict[str, Any]]) -> dict[str, Any]:
         "validation": [[step, validation[step]] for step in sorted(validation)],
         "samples": list({file["path"]: file for file in files["sample"]}.values()),
         "checkpoints": list({file["path"]: file for file in files["checkpoint"]}.values()),
-        "notes": notes,
+        "notes": list({note["text"]: note for note in notes}.values()),
     }
 
 

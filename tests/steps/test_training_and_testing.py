@@ -15,6 +15,7 @@ from lora_studio.core.jobs import Jobs
 from lora_studio.core.progress import Step, Validation
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
+from lora_studio.engine.convert import read_raw
 from lora_studio.steps import curation, gathering, tagging, testing, training
 from lora_studio.steps.grid import keep_cells, kept_cells
 from tests.conftest import draw_picture
@@ -38,7 +39,8 @@ def tiny_base(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(tmp_path, tiny_base) -> Project:
-    plan = Plan(name="Zorbi", trigger="zorbi", base=str(tiny_base), test_prompts=("smile",), bleed_prompts=("a dog",))
+    plan = Plan(name="Zorbi", trigger="zorbi", base=str(tiny_base), test_prompts=("smile",), bleed_prompts=("a dog",),
+                description="a blue imp", licence="CC0-1.0")  # fmt: skip
     project = Project.create(tmp_path / "projects (x) ü", plan)
     folder = tmp_path / "pile"
     folder.mkdir()
@@ -70,6 +72,8 @@ def test_a_run_makes_the_steps_that_the_plan_promised_and_shows_them(project, co
     assert [checkpoint["epoch"] for checkpoint in view["checkpoints"]] == [1, 2, 3]
     assert len(view["samples"]) == 3 and view["verdict"]["headline"]
     assert [found["epoch"] for found in training.checkpoints(project)] == [1, 2, 3]
+    _, told = read_raw(project.folder / training.checkpoints(project)[-1]["file"])
+    assert told["modelspec.description"] == "a blue imp" and told["modelspec.license"] == "CC0-1.0"
     later = training.view(project, jobs, run, view["offset"])
     assert later["points"] == [] and later["step"] == view["step"] and later["verdict"] == view["verdict"]
 
@@ -109,7 +113,8 @@ def test_a_run_that_ended_goes_on_with_more_epochs_and_cannot_become_another(pro
     assert job.state == "done", job.error
     view = training.view(project, jobs, run)
     assert [found["epoch"] for found in view["checkpoints"]] == [1, 2, 3, 4, 5]
-    assert any("run.epochs is now 5 (was 3)" in note["text"] for note in view["notes"])
+    texts = [note["text"] for note in view["notes"]]
+    assert any("run.epochs is now 5 (was 3)" in text for text in texts) and len(texts) == len(set(texts))
     assert "epochs = 5" in (job.folder / "config.toml").read_text()
 
 

@@ -66,6 +66,10 @@ class TrainJob(Settings):
     """Start of the checkpoints' file names."""
     trigger: str = ""
     """The word that calls the LoRA; written into the file."""
+    description: str = ""
+    """What the LoRA shows, in a sentence; written into the file."""
+    licence: str = ""
+    """Under which it is given away; written into the file."""
     world: int = Field(1, ge=1, le=1024)
     """Processes that train together, one a device."""
     resume: bool = False
