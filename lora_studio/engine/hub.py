@@ -250,9 +250,17 @@ def arrived(blobs: Path, wanted: Sequence[RemoteFile]) -> int:
     """Bytes of the wanted files that are in the cache, whole or in part."""
     done = 0
     for file in wanted:
-        sizes = [path.stat().st_size for path in blobs.glob(f"{glob.escape(file.digest)}*") if path.exists()]
+        sizes = [_size(path) for path in blobs.glob(f"{glob.escape(file.digest)}*")]
         done += min(max(sizes, default=0), file.size)
     return done
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it has just got its final name (the part files of the hub's client do at any time)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------

@@ -140,6 +140,27 @@ def test_only_needed_and_harmless_files_are_fetched(server: Hub, tmp_path: Path)
     }  # fmt: skip
 
 
+def test_counting_what_has_arrived_bears_files_that_get_their_final_name_meanwhile(tmp_path: Path) -> None:
+    wanted = [RemoteFile("unet/weights.safetensors", 100, "abc")]
+    part, whole = tmp_path / "abc.1f.incomplete", tmp_path / "abc"
+    part.write_bytes(b"x" * 100)
+    over = threading.Event()
+
+    def rename() -> None:
+        while not over.is_set():
+            part.rename(whole)
+            whole.rename(part)
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    try:
+        found = {hub.arrived(tmp_path, wanted) for _ in range(3000)}
+    finally:
+        over.set()
+        thread.join()
+    assert 100 in found and found <= {0, 100}
+
+
 def test_half_precision_is_preferred_where_all_parts_have_it(server: Hub, tmp_path: Path) -> None:
     for part, name in (
         ("unet", "diffusion_pytorch_model"),
