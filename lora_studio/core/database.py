@@ -38,6 +38,23 @@ MIGRATIONS = (
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
     INSERT INTO meta VALUES ('revision', 0);
     """,
+    """
+    ALTER TABLE images ADD COLUMN more_crops TEXT;
+    ALTER TABLE images ADD COLUMN mask TEXT NOT NULL DEFAULT '';
+    ALTER TABLE images ADD COLUMN url TEXT NOT NULL DEFAULT '';
+    ALTER TABLE images ADD COLUMN author TEXT NOT NULL DEFAULT '';
+    ALTER TABLE images ADD COLUMN licence TEXT NOT NULL DEFAULT '';
+    ALTER TABLE images ADD COLUMN consent TEXT NOT NULL DEFAULT '';
+    ALTER TABLE images ADD COLUMN origin TEXT NOT NULL DEFAULT '';
+    CREATE TABLE quarantine (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        source TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        time REAL NOT NULL,
+        UNIQUE (name, source)
+    );
+    """,
 )
 
 

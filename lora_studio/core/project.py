@@ -4,12 +4,13 @@ A project is a folder that can be zipped, moved and opened elsewhere. Originals 
 (it goes to the trash), and every edit is one transaction that can be undone.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,13 @@ from lora_studio.core.settings import Settings
 
 Kind = Literal["character", "style", "concept"]
 KINDS: tuple[Kind, ...] = ("character", "style", "concept")
-EDITABLE = ("decision", "reason", "caption", "crop", "repeats")
-DECISIONS = ("new", "keep", "reject")
+PROVENANCE = ("source", "url", "author", "licence", "consent")
+"""Where a picture is from, and by what right it is used. The import fills in what it knows; all can be edited."""
+EDITABLE = ("decision", "reason", "caption", "crop", "more_crops", "mask", "repeats", *PROVENANCE)
+MAX_PROVENANCE = 2000
+DECISIONS = ("new", "keep", "maybe", "reject")
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom as shares of width and height."""
 JOB_WORDS = {"runs": "run", "tests": "test", "jobs": "job"}
 """The folders of a project that hold jobs, and what one of them is called."""
 
@@ -85,19 +91,37 @@ class Image:
     decision: str
     reason: str
     caption: str
-    crop: tuple[float, float, float, float] | None
-    """Left, top, right, bottom as shares of width and height."""
+    crop: Box | None
+    """What is trained on of it; None for the whole picture."""
     repeats: int
     sharpness: float
     phash: int
     signature: bytes
     source: str
+    """Folder, archive, address or site that it was taken from."""
     added: float
+    """Time of the import (Unix seconds)."""
+    more_crops: tuple[Box, ...] = ()
+    """Further parts of it, each trained on like a picture of its own."""
+    mask: str = ""
+    """SHA-256 of the mask that says what of it counts in training; empty for all of it."""
+    url: str = ""
+    author: str = ""
+    licence: str = ""
+    consent: str = ""
+    """Note on the consent of those shown, or of the author."""
+    origin: str = ""
+    """JSON of what the site it is from said of it: `{"site", "post", "rating", "tags": {kind: [tag]}}`; or empty."""
 
     @property
     def used(self) -> bool:
-        """Whether it will be trained on: everything but the rejected."""
-        return self.decision != "reject"
+        """Whether it will be trained on: not when rejected, and not while it is set aside as a maybe."""
+        return self.decision not in ("reject", "maybe")
+
+    @property
+    def crops(self) -> tuple[Box | None, ...]:
+        """All parts that are trained on; `(None,)` for the whole picture."""
+        return (self.crop, *self.more_crops)
 
 
 class Edit:
@@ -108,7 +132,7 @@ class Edit:
         self.changes: list[tuple[int, str, Any, Any]] = []
 
     def set(self, image_id: int, **values: Any) -> None:
-        """Change fields of one picture: decision, reason, caption, crop, repeats."""
+        """Change EDITABLE fields of one picture. Raises UserError for an unknown picture or an impossible value."""
         row = self._connection.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
         if row is None:
             raise UserError(f"There is no picture {image_id} in this project.", "Reload the page.")
@@ -235,6 +259,38 @@ class Project:
         """The imported file, byte for byte."""
         return self.folder / "originals" / f"{image.sha256}{image.extension}"
 
+    def add_mask(self, png: bytes) -> str:
+        """Store a mask (8-bit grey PNG, white counts) under its SHA-256 and return that: what `mask` of a picture
+        holds. Masks are never altered or removed, so that every edit can be undone."""
+        digest = hashlib.sha256(png).hexdigest()
+        path = self.folder / "masks" / f"{digest}.png"
+        if not path.exists():
+            write_bytes(path, png)
+        return digest
+
+    def mask_path(self, image: Image) -> Path | None:
+        """The picture's mask, None where it has none."""
+        return self.folder / "masks" / f"{image.mask}.png" if image.mask else None
+
+    def quarantine(self, refused: Iterable[tuple[str, str, str]]) -> None:
+        """Remember files that could not be taken: (name, source, reason). The same file is listed once."""
+        rows = [(*one, time.time()) for one in refused]
+        if rows:
+            with database.transaction(self._database) as connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO quarantine (name, source, reason, time) VALUES (?, ?, ?, ?)", rows
+                )
+
+    def quarantined(self) -> list[dict[str, Any]]:
+        """`{"id", "name", "source", "reason", "time"}` of the files that could not be taken, the newest first."""
+        with database.transaction(self._database, write=False) as connection:
+            return [dict(row) for row in connection.execute("SELECT * FROM quarantine ORDER BY time DESC, id DESC")]
+
+    def forget_quarantine(self, ids: Iterable[int]) -> None:
+        """Take files off the list of those that could not be taken."""
+        with database.transaction(self._database) as connection:
+            connection.executemany("DELETE FROM quarantine WHERE id = ?", [(one,) for one in ids])
+
     def thumb_path(self, image: Image) -> Path:
         """WebP of at most 256 px, made again when it is gone."""
         return self._derived(image, "thumbs", lambda pixels: images.thumbnail(pixels))
@@ -330,12 +386,20 @@ def _checked(field: str, value: Any) -> Any:
         raise UserError(f"{value} is no decision.", f"Known: {', '.join(DECISIONS)}.")
     if field == "repeats" and not 1 <= int(value) <= 1000:
         raise UserError(f"{value} repeats cannot be.", "Choose 1 to 1000.")
-    if field == "crop" and value is not None:
-        left, top, right, bottom = (round(float(edge), 5) for edge in value)
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise UserError("The crop lies outside the picture.", "Draw it again inside the picture.")
-        return json.dumps([left, top, right, bottom])
+    if field == "crop":
+        return None if value is None else json.dumps(_box(value))
+    if field == "more_crops":
+        return json.dumps([_box(box) for box in value]) if value else None
+    if field in PROVENANCE and len(value) > MAX_PROVENANCE:
+        raise UserError(f"The {field} is too long ({len(value)} letters).", f"At most {MAX_PROVENANCE} are kept.")
     return value
+
+
+def _box(value: Iterable[float]) -> list[float]:
+    left, top, right, bottom = (round(float(edge), 5) for edge in value)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise UserError("The crop lies outside the picture.", "Draw it again inside the picture.")
+    return [left, top, right, bottom]
 
 
 def _column(field: str) -> str:
@@ -352,4 +416,5 @@ def _image(row: Any) -> Image:
     values = dict(row)
     values["phash"] = int(values["phash"], 16)
     values["crop"] = tuple(json.loads(values["crop"])) if values["crop"] else None
+    values["more_crops"] = tuple(tuple(box) for box in json.loads(values["more_crops"] or "[]"))
     return Image(**values)

@@ -1,6 +1,8 @@
 import hashlib
 import io
 import multiprocessing
+import sqlite3
+from contextlib import closing
 
 import pytest
 from PIL import Image as Pil
@@ -87,7 +89,7 @@ def test_an_error_inside_an_edit_changes_nothing(project):
 
 
 @pytest.mark.parametrize(
-    "values", [{"decision": "maybe"}, {"crop": (0.5, 0, 0.4, 1)}, {"crop": (0, 0, 2, 1)}, {"repeats": 0}]
+    "values", [{"decision": "perhaps"}, {"crop": (0.5, 0, 0.4, 1)}, {"crop": (0, 0, 2, 1)}, {"repeats": 0}]
 )
 def test_values_that_cannot_be_are_refused(project, values):
     image = add(project, "red")
@@ -141,3 +143,44 @@ def test_a_broken_database_is_named(project):
     (project.folder / "project.db").write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match=r"project\.db"):
         Project.open(project.root, project.slug)
+
+
+def test_a_maybe_is_set_aside_and_further_crops_masks_and_provenance_can_be_undone(project):
+    image_id = add(project, "red", source="folder", author="Ann")
+    mask = project.add_mask(b"png bytes")
+    with project.edit("Everything") as edit:
+        edit.set(image_id, decision="maybe", crop=(0, 0, 0.5, 1), more_crops=[(0.5, 0, 1, 1)], mask=mask, licence="CC0")
+    image = project.image(image_id)
+    assert not image.used and image.crops == ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
+    assert project.mask_path(image).read_bytes() == b"png bytes" and (image.licence, image.author) == ("CC0", "Ann")
+    project.undo()
+    image = project.image(image_id)
+    assert image.used and image.crops == (None,) and project.mask_path(image) is None and image.licence == ""
+    for wrong in ({"more_crops": [(0.5, 0, 0.4, 1)]}, {"author": "x" * 3000}, {"decision": "perhaps"}):
+        with pytest.raises(UserError), project.edit("Wrong") as edit:
+            edit.set(image_id, **wrong)
+
+
+def test_a_project_of_the_first_schema_is_brought_up_to_date(project):
+    image_id = add(project, "red")
+    with project.edit("Crop") as edit:
+        edit.set(image_id, crop=(0, 0, 0.5, 1))
+    path = project.folder / "project.db"
+    with closing(sqlite3.connect(path)) as connection:
+        for column in ("more_crops", "mask", "url", "author", "licence", "consent", "origin"):
+            connection.execute(f"ALTER TABLE images DROP COLUMN {column}")
+        connection.execute("DROP TABLE quarantine")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    again = Project.open(project.root, project.slug)
+    assert again.image(image_id).crops == ((0, 0, 0.5, 1),)
+    assert again.undo() == "Crop" and again.image(image_id).crops == (None,)
+
+
+def test_refused_files_are_listed_once_until_they_are_forgotten(project):
+    project.quarantine([("a.png", "pile", "empty"), ("b.png", "pile", "cut")])
+    project.quarantine([("a.png", "pile", "empty (0 bytes)")])
+    listed = project.quarantined()
+    assert {one["name"]: one["reason"] for one in listed} == {"a.png": "empty (0 bytes)", "b.png": "cut"}
+    project.forget_quarantine([one["id"] for one in listed])
+    assert project.quarantined() == []
