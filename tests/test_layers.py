@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "lora_studio"
 ALLOWED = {
     "core": {"core"},
     "judge": {"judge", "core"},
+    "vision": {"vision", "judge", "core"},
     "engine": {"engine", "core", "torchvision_ops"},
     "tagger": {"tagger", "core", "torchvision_ops"},
-    "steps": {"steps", "engine", "tagger", "judge", "core"},
+    "steps": {"steps", "engine", "tagger", "vision", "judge", "core"},
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "cli": {"cli", "terminal", "demo", "ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "terminal": {"terminal", "core"},
@@ -22,9 +23,23 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "lycoris", "open_clip", "timm", "torchvision"}
+HEAVY = {
+    "torch",
+    "cv2",
+    "av",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "lycoris",
+    "open_clip",
+    "timm",
+    "torchvision",
+}
 HOME = {
     "gradio": {"ui"},
+    "cv2": {"vision"},
+    "av": {"vision"},
     **{name: {"engine"} for name in ("diffusers", "transformers", "peft", "accelerate", "lycoris")},
     **{name: {"tagger"} for name in ("open_clip", "timm")},
     "torch": {"engine", "tagger", "torchvision_ops"},

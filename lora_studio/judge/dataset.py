@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lora_studio.judge.common import Finding, plural
+from lora_studio.judge.facts import Flag, ImageFacts
 from lora_studio.judge.measures import Array, Measures, measure, perceptual_hash, sharpness
 
 __all__ = [
@@ -40,35 +41,6 @@ MAX_ASPECT = 3.0
 ENOUGH_FOR_SPREAD = 8
 SAME_BACKGROUND = 36.0
 MANY_ALIKE = 0.6
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What is known of one picture."""
-
-    id: int
-    width: int
-    height: int
-    sharpness: float
-    phash: int
-    signature: bytes
-    """192 bytes: mean colours of an 8 x 8 grid."""
-    sha256: str
-
-    @property
-    def side(self) -> float:
-        """Side in pixels of the square with this picture's area."""
-        return float(np.sqrt(self.width * self.height))
-
-
-@dataclass(frozen=True)
-class Flag:
-    """Something about one picture. `name`: blurred, duplicate, near_duplicate, too_small, aspect."""
-
-    name: str
-    text: str
-    other: int | None = None
-    """Id of the picture to keep instead, for duplicates."""
 
 
 @dataclass(frozen=True)

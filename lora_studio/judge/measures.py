@@ -1,12 +1,16 @@
-"""Three numbers of a picture, taken once at import: sharpness, perceptual hash, colour signature."""
+"""Numbers of a picture, taken once at import: sharpness, perceptual hash, colour signature."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+KEY = "measures-1"
+"""Under which these stand in the project's findings (core.looks). Count it up when a measure changes."""
 SHARPNESS_SIDE = 512
 """Longer side at which sharpness is measured: a large photo that is soft only at full size is trained small anyway."""
 WORK_SIDE = 1024
@@ -23,6 +27,16 @@ class Measures:
     sharpness: float
     phash: int
     signature: bytes
+
+    def to_bytes(self) -> bytes:
+        """As the project's findings keep it, under KEY."""
+        return json.dumps({**asdict(self), "signature": self.signature.hex()}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """What `to_bytes` wrote."""
+        values = json.loads(data)
+        return cls(**{**values, "signature": bytes.fromhex(values["signature"])})
 
 
 def measure(rgb: NDArray[np.uint8]) -> Measures:
