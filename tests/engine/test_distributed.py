@@ -222,9 +222,41 @@ def test_a_job_started_by_accelerate_takes_the_place_that_it_is_given(tmp_path):
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 1
 
 
-def test_settings_of_accelerate_that_split_the_model_are_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="FSDP"):
+@pytest.mark.parametrize(
+    ("asked", "shard", "words"),
+    [
+        ({"USE_FSDP": "true"}, True, "FSDP2"),
+        ({"USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, True, "offloading to main memory is not used"),
+        ({"USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "NO_SHARD"}, False, "stays whole"),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3"}, True, "DeepSpeed itself is not used"),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "2"}, False, "result is the same"),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": "stage 3"}, True, "stage 3"),
+        ({}, False, ""),
+    ],
+)
+def test_what_accelerates_setup_means_is_done_and_told(asked, shard, words, monkeypatch, tmp_path):
+    (tmp_path / "stage 3").write_text('{"zero_optimization": {"stage": 3}}')
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **asked}.items():
+        ours = name.startswith(("USE", "DEEPSPEED"))
+        monkeypatch.setenv(f"ACCELERATE_{name}" if ours else name, value)
+    found, notes = distributed.launched_sharding()
+    assert found is shard and words in " ".join(notes) and bool(notes) == bool(words)
+
+
+def test_a_broken_config_of_deepspeed_is_named(monkeypatch, tmp_path):
+    (tmp_path / "setup.json").write_text("no JSON")
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "setup.json"))
+    with pytest.raises(UserError, match="stage of DeepSpeed"):
+        distributed.launched_sharding()
+
+
+def test_megatron_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
+    with pytest.raises(UserError, match="Megatron"):
         distributed.join_launched()
 
 
