@@ -256,8 +256,8 @@ class Sampler:
         return [self._share(batch, epoch) for batch in chosen]
 
     def stand_in(self, total: int) -> Batch:
-        """A share for a process without a picture in a batch of `total`, where it has to keep step with the others. What
-        comes of it must not count."""
+        """A share for a process without a picture in a batch of `total`, where it has to keep step with the others.
+        What comes of it must not count."""
         return Batch([self._sample(self.training[0], 0, 0)], [0], total)
 
     def _share(self, batch: list[Turn], epoch: int) -> Batch:

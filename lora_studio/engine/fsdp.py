@@ -90,4 +90,3 @@ class Spread:
         for unit in self._order[len(self._gathered) :]:
             unit.unshard()
             unit.reshard()
-

@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_studio.core.jobs import Follower, JobContext
 from lora_studio.engine.config import TrainConfig, TrainJob
 from lora_studio.engine.detect import read_header
-from lora_studio.engine.distributed import World, agree, run_world
+from lora_studio.engine.distributed import World, run_world
 from lora_studio.engine.train import prepare
 from lora_studio.engine.trainer import Trainer
 from tests.engine.conftest import Recorder, settings
@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "full checkpointing": {"run__gradient_checkpointing": "full", "adapter__kind": "dora"},
     "selective checkpointing": {"run__gradient_checkpointing": "selective"},
     "preservation": {"objective__preservation": 0.5, "run__gradient_checkpointing": "full"},
-    "text part": {"optimizer__text_encoder_lr": 1e-3, "run__gradient_accumulation": 2},
+    "text part": {"optimizer__text_encoder_lr": 1e-3, "run__gradient_accumulation": 2, "run__epochs": 2},
     "sdxl": {"run__gradient_checkpointing": "full", "run__sample_every_epochs": 1},
 }
 Found = dict[str, Any]
@@ -54,7 +54,9 @@ def bytes_alive() -> int:
     return sum(storages.values())
 
 
-def run(folder: Path, config: TrainConfig, base: Path, world: World, resume: bool = False, measure: bool = False) -> Found:
+def run(
+    folder: Path, config: TrainConfig, base: Path, world: World, resume: bool = False, measure: bool = False
+) -> Found:
     """One training as one process sees it; the processes share the cache."""
     torch.set_num_threads(1)
     before = bytes_alive() if measure else 0

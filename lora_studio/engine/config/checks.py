@@ -95,15 +95,15 @@ def _machine_problems(config: TrainConfig, facts: Facts) -> Iterable[str]:
     if facts.device == "cpu" and run.precision == "fp16":
         yield "run.precision fp16 needs a GPU; there is none here: choose auto, fp32 or bf16"
     if run.shard:
-        others = {
-            "quantize": (run.quantize, "none"),
-            "offload_blocks": (run.offload_blocks, 0),
-            "compile": (run.compile, False),
-        }
-        for name, (value, off) in others.items():
+        others = (
+            ("quantize", run.quantize, "none"),
+            ("offload_blocks", run.offload_blocks, 0),
+            ("compile", run.compile, 0),
+        )
+        for name, value, off in others:
             if value != off:
-                text = f"run.shard spreads the base as it is and goes not together with run.{name} {value}"
-                yield f"{text}; set that to {off}, or turn off run.shard".replace("True", "on").replace("False", "off")
+                text = f"run.shard and run.{name} {value}: a base that is spread over the cards cannot have that"
+                yield f"{text}; choose one of them"
 
 
 def _data_problems(config: TrainConfig, facts: Facts) -> Iterable[str]:
