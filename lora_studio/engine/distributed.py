@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
 import time
@@ -419,7 +420,8 @@ def _process(
         dist.init_process_group(BACKENDS.get(kind, "gloo"), store=store, rank=rank, world_size=size, timeout=PATIENCE)
         answer = function(World(rank, size, device), *args)
         barrier(World(rank, size, device))  # nobody leaves while others still need it
-        line.send(answer if rank == 0 else None)
+        # pickled whole: multiprocessing's own way leaves tensors with this process, which may be gone too soon
+        line.send_bytes(pickle.dumps(answer if rank == 0 else None))
     except BaseException as error:  # the edge of the process: all is passed on to the parent
         line.send(_Failure(time.time(), _portable(error, rank)))
         os._exit(1)  # the others may never answer a farewell
