@@ -317,16 +317,21 @@ def _perform(job: JobContext, target: str, config: dict[str, Any]) -> BaseExcept
     try:
         summary = _function(target)(config, job) or {}
     except BaseException as error:
-        failed = _explain(error)
-        with contextlib.suppress(OSError):  # on a full disk the record is all there is room for
-            job.report(failed)
-            job.report(Finished("failed"))
-        _update(job.folder, state="failed", ended=time.time(), error=failed.message, remedy=failed.remedy)
+        end_as_failed(job, error)
         return error
     state = "stopped" if job.should_stop() else "done"
     job.report(Finished(state, summary))
     _update(job.folder, state=state, ended=time.time())
     return None
+
+
+def end_as_failed(job: JobContext, error: BaseException) -> None:
+    """Write into the record that and why a job has failed."""
+    failed = _explain(error)
+    with contextlib.suppress(OSError):  # on a full disk the record is all there is room for
+        job.report(failed)
+        job.report(Finished("failed"))
+    _update(job.folder, state="failed", ended=time.time(), error=failed.message, remedy=failed.remedy)
 
 
 def _function(target: str) -> Callable[..., Any]:
@@ -392,10 +397,13 @@ def _child(folder: Path) -> int:
 
 
 def _follow(folder: Path) -> int:
-    """Do the same work beside the first process. What goes wrong is printed, for the record is not ours."""
+    """Do the same work beside the first process. What goes wrong is printed, for the record is not ours. A stop by
+    SIGTERM is passed on to the first process, which ends all together."""
     target, config = _work(folder)
+    follower = Follower(folder)
+    _stop_when_told(follower)
     try:
-        _function(target)(config, Follower(folder))
+        _function(target)(config, follower)
     except BaseException as error:  # the edge of the process
         traceback.print_exception(error)
         return 1

@@ -255,6 +255,11 @@ class Sampler:
         chosen = self._epoch[1][within * size : (within + 1) * size]
         return [self._share(batch, epoch) for batch in chosen]
 
+    def stand_in(self, total: int) -> Batch:
+        """A share for a process without a picture in a batch of `total`, where it has to keep step with the others.
+        What comes of it must not count."""
+        return Batch([self._sample(self.training[0], 0, 0)], [0], total)
+
     def _share(self, batch: list[Turn], epoch: int) -> Batch:
         rows = list(range(self.rank, len(batch), self.world))
         return Batch([self._sample(*batch[row], epoch) for row in rows], rows, len(batch))

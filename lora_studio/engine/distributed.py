@@ -6,9 +6,11 @@ started by torchrun or `accelerate launch`, on one machine or many, it takes the
 """
 
 import contextlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
 import time
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +28,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lora_studio.core.errors import UserError
-from lora_studio.core.jobs import Follower, JobContext
+from lora_studio.core.files import write_text
+from lora_studio.core.jobs import Follower, JobContext, end_as_failed
 from lora_studio.core.settings import SettingsError
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}  # elsewhere gloo
 # The others wait while the first saves, samples or is paused by the user: a wait is no fault. The end of a process is
 # noticed otherwise, by the parent.
 PATIENCE = timedelta(days=7)
+NOTICE = 10.0  # seconds for the leader to notice by itself that another process has failed
 GRACE = 2.0  # seconds for the other processes to tell their errors after the first has failed
 
 
@@ -164,11 +169,7 @@ def launch(function: Callable[..., Any], config: Any, context: JobContext, size:
     `function` stands at the top of a module, as its name is all that travels to another process.
     """
     if launched():
-        world = join_launched()
-        try:
-            return function(config, context if world.leads else Follower(context.folder), world)
-        finally:
-            leave()
+        return run_launched(function, config, context)
     if size == 1:
         return function(config, context, World(device=torch.device(kind)))
     return run_world(in_job, (function, config, str(context.folder)), size, kind)
@@ -176,23 +177,159 @@ def launch(function: Callable[..., Any], config: Any, context: JobContext, size:
 
 def in_job(world: World, function: Callable[..., Any], config: Any, folder: str) -> Any:
     """What each process of a job does: its function, with the context that its place calls for."""
-    from pathlib import Path
-
     return function(config, (JobContext if world.leads else Follower)(Path(folder)), world)
+
+
+def run_launched(function: Callable[..., Any], config: Any, context: JobContext) -> Any:
+    """This process's part of a job that somebody started in several processes. What goes wrong in another process the
+    leader raises as its own."""
+    own = error_file(context.folder, int(os.environ["RANK"]))
+    own.unlink(missing_ok=True)  # of an earlier start
+    world, over = join_launched(), threading.Event()
+    try:
+        barrier(world)  # from here on the folder holds errors of this start alone
+        if world.leads:
+            threading.Thread(target=_heed_followers, args=(context, world, over), daemon=True).start()
+        answer = function(config, context if world.leads else Follower(context.folder), world)
+        barrier(world)  # nobody leaves while others still need it
+    except Exception as error:
+        lost = is_lost(error)
+        if not world.leads:
+            if not lost:
+                write_error(own, error)
+            raise
+        if not lost:
+            raise
+        cause = error_of_followers(context.folder, world, GRACE)
+        raise cause or UserError(
+            "Another process of this run has ended without a word.",
+            "Often its machine went down or ran out of memory: look at its own output, then resume the run.",
+        ) from error
+    finally:
+        over.set()
+        leave()
+    return answer
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error only says that another process is not there any more."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
+def error_file(folder: Path, rank: int) -> Path:
+    """Where a process that is not the first leaves its error, for the first to tell it."""
+    return folder / f"error-{rank}.json"
+
+
+def write_error(path: Path, error: BaseException) -> None:
+    """Leave an error for the leader. Where that cannot be written, it stands in this process's own output."""
+    if isinstance(error, UserError):
+        told = {"message": error.message, "remedy": error.remedy}
+    elif isinstance(error, SettingsError):
+        told = {"problems": list(error.problems)}
+    else:
+        text = "".join(traceback.format_exception(error))
+        told = {"text": f"{type(error).__name__}: {error}", "details": text}
+    with contextlib.suppress(OSError):
+        write_text(path, json.dumps({"time": time.time(), **told}))
+
+
+def error_of_followers(folder: Path, world: World, patience: float = 0.0) -> Exception | None:
+    """The first error that another process has left, waiting up to `patience` seconds for it to be seen (a shared
+    folder may be slow to show it)."""
+    end = time.monotonic() + patience
+    while True:
+        found = [told for rank in range(1, world.size) if (told := _read_error(error_file(folder, rank)))]
+        if found or time.monotonic() >= end:
+            break
+        time.sleep(0.1)
+    if not found:
+        return None
+    told = min(found, key=lambda one: one["time"])
+    if "message" in told:
+        return UserError(told["message"], told["remedy"])
+    if "problems" in told:
+        return SettingsError(told["problems"])
+    error = RuntimeError(told["text"])
+    error.add_note(f"In another process:\n{told['details']}")
+    return error
+
+
+def _read_error(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _heed_followers(context: JobContext, world: World, over: threading.Event) -> None:
+    """End the leader when another process has failed and the leader does not notice: on GPUs it may wait for ever for
+    what the other would have sent."""
+    while (error := error_of_followers(context.folder, world)) is None:
+        if over.wait(1):
+            return
+    if over.wait(NOTICE):
+        return
+    traceback.print_exception(error)
+    end_as_failed(context, error)
+    os._exit(1)
+
+
+def launched_sharding() -> tuple[bool, list[str]]:
+    """Whether `accelerate launch` is set up to spread the base over the processes, and what to say of its setup."""
+    if not launched():
+        return False, []
+    ours = "torch's own FSDP2 does it for the frozen base, as with run.shard"
+    if _accelerate_uses("FSDP"):
+        strategy = os.environ.get("FSDP_SHARDING_STRATEGY", "")
+        if strategy in ("NO_SHARD", "3"):
+            return False, ["accelerate is set up for FSDP with NO_SHARD: the base stays whole on each device."]
+        offload = os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() in ("true", "1")
+        more = [" Its offloading to main memory is not used."] if offload else []
+        return True, [f"accelerate is set up for FSDP: {ours}.{''.join(more)}"]
+    if _accelerate_uses("DEEPSPEED"):
+        stage = _deepspeed_stage()
+        if stage >= 3:
+            return True, [f"accelerate is set up for DeepSpeed stage {stage}: {ours}; DeepSpeed itself is not used."]
+        text = f"accelerate is set up for DeepSpeed stage {stage}, which would share out what the optimizer remembers"
+        return False, [f"{text}: a few megabytes for a LoRA. The run trains without it, the result is the same."]
+    return False, []
+
+
+def _accelerate_uses(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1")
+
+
+def _deepspeed_stage() -> int:
+    """From accelerate's words or from DeepSpeed's own config file. Raises UserError where that cannot be read."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+    try:
+        if file and file != "none":
+            return int(json.loads(Path(file).read_text("utf-8")).get("zero_optimization", {}).get("stage", 0))
+        return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"The stage of DeepSpeed cannot be read from accelerate's setup ({error}).",
+            "Run `accelerate config` again, or choose multi-GPU without DeepSpeed.",
+        ) from error
 
 
 def join_launched() -> World:
     """Take the place that torchrun or accelerate gave, with accelerate's choice of device and backend."""
-    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"):
-            raise UserError(
-                f"accelerate is set up for {name}, which splits large models; a LoRA's base stays whole here.",
-                "Run `accelerate config` again and choose multi-GPU without it.",
-            )
+    if _accelerate_uses("MEGATRON_LM"):
+        raise UserError(
+            "accelerate is set up for Megatron-LM, which trains models of its own kinds only.",
+            "Run `accelerate config` again and choose multi-GPU without it, or FSDP to spread the base.",
+        )
     from accelerate import PartialState  # takes seconds; most runs have one process
 
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
+    on_cpu = _accelerate_uses("CPU") or not torch.accelerator.is_available()
+    deepspeed = os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # else accelerate would load that package
+    try:
+        state = PartialState(cpu=on_cpu, timeout=PATIENCE)
+    finally:
+        if deepspeed is not None:
+            os.environ["ACCELERATE_USE_DEEPSPEED"] = deepspeed
     return World(state.process_index, state.num_processes, state.device)
 
 
@@ -283,7 +420,8 @@ def _process(
         dist.init_process_group(BACKENDS.get(kind, "gloo"), store=store, rank=rank, world_size=size, timeout=PATIENCE)
         answer = function(World(rank, size, device), *args)
         barrier(World(rank, size, device))  # nobody leaves while others still need it
-        line.send(answer if rank == 0 else None)
+        # pickled whole: multiprocessing's own way leaves tensors with this process, which may be gone too soon
+        line.send_bytes(pickle.dumps(answer if rank == 0 else None))
     except BaseException as error:  # the edge of the process: all is passed on to the parent
         line.send(_Failure(time.time(), _portable(error, rank)))
         os._exit(1)  # the others may never answer a farewell

@@ -348,18 +348,25 @@ def _small_optimizer(config: TrainConfig, device: str) -> Rung | None:
     return {"optimizer.kind": "adamw8bit"}, "the optimizer remembers in 8 bits"
 
 
+def _spread(config: TrainConfig, device: str) -> Rung | None:
+    run = config.run
+    if run.devices == 1 or run.shard or run.offload_blocks or run.quantize != "none":
+        return None
+    return {"run.shard": True, "run.compile": False}, "each card keeps a part of the base only"
+
+
 def _offload(config: TrainConfig, device: str) -> Rung | None:
     count = min(max(8, config.run.offload_blocks * 2), 64)
-    if device == "cpu" or config.run.offload_blocks == count:
+    if device == "cpu" or config.run.shard or config.run.offload_blocks == count:
         return None
     changes = {"run.offload_blocks": count, "run.compile": False}
     return changes, f"{count} blocks of the base wait in main memory: slower, nothing else changes"
 
 
 def _quantize(config: TrainConfig, device: str) -> Rung | None:
-    if config.run.quantize != "none":
+    if config.run.quantize != "none" or config.run.shard:
         return None
     return {"run.quantize": "fp8"}, "the base is kept in 8 bits, a little less exact"
 
 
-SAVINGS = (_checkpoint, _smaller_batches, _cache_text, _small_optimizer, _offload, _quantize)
+SAVINGS = (_checkpoint, _smaller_batches, _cache_text, _small_optimizer, _spread, _offload, _quantize)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -33,7 +33,10 @@ from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.shards import Shards
 from lora_studio.engine.state import State, newest_state
-from lora_studio.engine.trainer import Trainer
+from lora_studio.engine.trainer import Trainer, refuse_broken_base
+
+if TYPE_CHECKING:
+    from lora_studio.engine.fsdp import Spread
 
 TEXT_BATCH = 16
 
@@ -42,6 +45,12 @@ def train(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     """Train a LoRA as `config` (a TrainJob) says, in the job's folder, in as many processes as it asks for. Returns a
     summary."""
     wanted = TrainJob.load(config)
+    shard, notes = distributed.launched_sharding()
+    for note in notes:
+        job.report(Note(note))
+    if shard:
+        wanted = wanted.model_copy(update={"settings": wanted.settings.with_changes({"run.shard": True})})
+        config = wanted.to_dict()
     kind = choose_precision("fp32", 0).device.type
     try:
         return distributed.launch(train_in_world, config, job, wanted.world, kind)
@@ -97,6 +106,8 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
     sampler = Sampler(pictures, config, world.rank, world.size)
     plan = plan_for(pictures, config, world.size)
     family = open_family(base, world.device, precision.dtype, config.base)
+    if config.run.shard and world.size > 1:
+        family.in_main_memory = ("unet",)  # it never lies whole on the device
     parts = trained_parts(config, family)
     _warn_about(pictures, plan, config, family, context, facts)
     with distributed.leader_first(world):  # the others find in the cache what it has encoded
@@ -107,6 +118,9 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
         store.evict()
     state = saved_state(context) if job.resume else None
     adapter, done = attach(config, family, parts, context, fresh=state is None)
+    spread = spread_base(config, family, adapter, world)
+    if spread:
+        done.append(f"the base spread over {world.size} devices ({spread.bytes / 2**30:.1f} GB on each)")
     context.report(Note(describe(precision, done)))
     trainer = Trainer(
         job=job,
@@ -121,6 +135,7 @@ def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> T
         draw=sample_drawer(job, family, sampler.training, context),
         fingerprint=fingerprint(pictures),
         world=world,
+        spread=spread,
     )
     for network in trainer.networks:
         network.train()
@@ -148,6 +163,7 @@ def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world:
         captions=tuple(picture.caption for picture in pictures if not picture.regularization),
         steps=plan.steps,
         batches=plan.batches_per_epoch,
+        processes=world,
     )
     problems = checks.problems(config, facts)
     if problems:
@@ -179,6 +195,17 @@ def attach(
     )
     done += prepare_network(network, config.run, family.device, lambda text: context.report(Note(text, "warning")))
     return adapter, done
+
+
+def spread_base(config: TrainConfig, family: Family, adapter: Adapter, world: World) -> "Spread | None":
+    """Spread the network's frozen weights over the processes, where that is asked for and there are several."""
+    if not config.run.shard or world.size == 1:
+        return None
+    from lora_studio.engine.fsdp import Spread  # takes a second; most runs have one process
+
+    network = family.part("unet")
+    refuse_broken_base("unet", network)  # later, each process could look at its own part only
+    return Spread(network, adapter.parameters, world)
 
 
 def network_size(base: Path) -> int:

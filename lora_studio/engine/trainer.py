@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from lora_studio.engine.parameters import parameter_groups
 from lora_studio.engine.picture import Picture
 from lora_studio.engine.schedules import learning_rate
 from lora_studio.engine.state import State, restore_optimizer, save_state
+
+if TYPE_CHECKING:
+    from lora_studio.engine.fsdp import Spread  # most runs have no need of it
 
 SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 STATE_SECONDS = 120  # a kill costs at most about this much work
@@ -61,6 +64,8 @@ class Trainer:
     fingerprint: str
     """Of pictures and captions, to tell a changed data set on resuming."""
     world: World = field(default_factory=World)
+    spread: "Spread | None" = None
+    """The network that predicts, where its frozen weights lie spread over the processes."""
     step: int = 0
     checkpoints: list[str] = field(default_factory=list)
 
@@ -109,9 +114,12 @@ class Trainer:
         batches = self.sampler.batches(step, self.plan.steps_per_epoch)
         total = torch.zeros((), device=self.family.device)
         for index, batch in enumerate(batches):
-            if not len(batch):  # this process has no picture of a small last batch
+            if len(batch):
+                loss = self.batch_loss(batch, step, index) / len(batches)
+            elif self.spread:  # the others need this process's part of the network
+                loss = 0 * self.batch_loss(self.sampler.stand_in(batch.total), step, index)
+            else:  # this process has no picture of a small last batch
                 continue
-            loss = self.batch_loss(batch, step, index) / len(batches)
             self.scaler.scaled(loss).backward()
             total += loss.detach()
         distributed.sum_gradients(self._parameters, self.world)
@@ -203,14 +211,8 @@ class Trainer:
                 "last state, which is whole.",
             )
         for part in (name for name in ("unet", *self.family.text_parts) if self.family.loaded(name)):
-            frozen = [(n, p) for n, p in self.family.part(part).named_parameters() if not p.requires_grad]
-            name = first_broken([*frozen, *self.family.part(part).named_buffers()]).replace(".base_layer", "")
-            if name:
-                raise UserError(
-                    f"The base model is damaged: {part} holds numbers that are not finite ({name}).",
-                    "Get the base anew or choose another (base.model); if it is whole elsewhere, set run.precision to "
-                    "fp32.",
-                )
+            if self.spread is None or part != "unet":  # that was looked at before it was spread
+                refuse_broken_base(part, self.family.part(part))
 
     # --- commands --------------------------------------------------------------------------------------------------
 
@@ -303,8 +305,9 @@ class Trainer:
 
     def sample(self) -> None:
         """Draw the sample pictures. Nothing that goes wrong there may end the run: it is told, and training goes on."""
-        if not self.world.leads:
-            return
+        self._led(self._sample)
+
+    def _sample(self) -> None:
         out_of_memory = False
         try:
             with self.as_saved():
@@ -330,11 +333,18 @@ class Trainer:
         """The networks that hold trained layers, and the one that predicts."""
         return [self.family.part(name) for name in dict.fromkeys(["unet", *self.adapter.groups])]
 
-    @torch.no_grad()
+    def _led(self, work: Callable[[], None]) -> None:
+        """Have the leader do what passes through the network; the others are there for it where it is spread."""
+        if self.spread:
+            self.spread.led(work, lambda: self._validation_loss(self.sampler.training[0]))
+        elif self.world.leads:
+            work()
+
     def validate(self) -> None:
         """Mean unweighted loss over the held-out pictures (else a fixed few) at noise and levels that never change."""
-        if not self.world.leads:
-            return
+        self._led(self._validate)
+
+    def _validate(self) -> None:
         for network in self.networks:
             network.eval()
         with self.as_saved():
@@ -348,6 +358,7 @@ class Trainer:
         self._refuse_broken_weights()
         self.context.report(Note(f"The validation after step {self.step} is not a finite number.", "warning"))
 
+    @torch.no_grad()
     def _validation_loss(self, picture: Picture) -> Tensor:
         count, family = VALIDATION_LEVELS, self.family
         latents = self.latents.get(picture).to(family.device).expand(count, -1, -1, -1)
@@ -406,6 +417,17 @@ class Trainer:
             return changed_settings(TrainConfig.load(state.facts.get("settings", {})), self.config)
         except SettingsError:
             return {}, []
+
+
+def refuse_broken_base(part: str, network: torch.nn.Module) -> None:
+    """Raise UserError where frozen weights are not finite, naming the first of them."""
+    frozen = [(name, parameter) for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    name = first_broken([*frozen, *network.named_buffers()]).replace(".base_layer", "")
+    if name:
+        raise UserError(
+            f"The base model is damaged: {part} holds numbers that are not finite ({name}).",
+            "Get the base anew or choose another (base.model); if it is whole elsewhere, set run.precision to fp32.",
+        )
 
 
 def first_broken(named: Iterable[tuple[str, Tensor]]) -> str:

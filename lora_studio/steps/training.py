@@ -166,6 +166,7 @@ def _setting_checks(project: Project, config: TrainConfig, family: str) -> list[
         captions=tuple(image.caption or project.plan.trigger for image in images),
         steps=steps,
         batches=batches,
+        processes=devices(config),
     )
     found += [Check("bad", _as_sentence(text)) for text in settings_checks.problems(config, facts)]
     return found + [Check("warn", _as_sentence(text)) for text in settings_checks.warnings(config, facts)]

@@ -65,6 +65,7 @@ TITLES = {
     "run.quantize": "Quantise the base",
     "run.offload_blocks": "Blocks in main memory",
     "run.devices": "Graphics cards",
+    "run.shard": "Base spread over cards",
     "run.ema_decay": "Moving average",
     "run.cache_gb": "Cache limit (GB)",
     "sample.num_steps": "Drawing steps",

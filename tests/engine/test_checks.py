@@ -25,6 +25,9 @@ IMPOSSIBLE: list[tuple[dict[str, Any], Facts, str]] = [
     ({"optimizer.kind": "adamw8bit"}, SD1, "optimizer.kind adamw8bit needs an NVIDIA card"),
     ({"run.precision": "fp16"}, SD1, "run.precision fp16 needs a GPU"),
     ({"data.more_resolutions": [32], "data.bucket_step": 64}, SD1, "more_resolutions: 32 is smaller than"),
+    ({"run.shard": True, "run.quantize": "fp8"}, SDXL, "run.shard and run.quantize fp8: .* choose one"),
+    ({"run.shard": True, "run.offload_blocks": 8}, SDXL, "run.shard and run.offload_blocks 8: .* choose one"),
+    ({"run.shard": True, "run.compile": True}, SDXL, "run.shard and run.compile True: .* choose one"),
     ({"sample.width": 16}, SD1, "sample.width 16: .* 32 pixels"),
     ({"sample.seed": 2**31 - 1}, SD1, "sample.seed 2147483647"),
     ({"objective.preservation": 1.0}, Facts(trigger=""), "objective.preservation: there is no trigger"),
@@ -41,6 +44,7 @@ POSSIBLE: list[tuple[dict[str, Any], Facts]] = [
     ({"adapter.init": "loftq", "run.quantize": "fp8"}, SD1),
     ({"sample.width": 0, "sample.height": 32, "sample.seed": 2**31 - 2}, SD1),
     ({"data.more_resolutions": [64, 768]}, SD1),
+    ({"run.shard": True, "run.gradient_checkpointing": "full", "adapter.kind": "dora"}, SDXL),
 ]
 
 
@@ -65,6 +69,7 @@ ODD: list[tuple[dict[str, Any], Facts, str]] = [
     ({"optimizer.d_coef": 2.0, "adapter.conv_rank": 4}, SD1, "optimizer.d_coef (only with optimizer.kind prodigy"),
     ({"run.offload_blocks": 4}, SD1, "run.offload_blocks has no effect"),
     ({"run.offload_blocks": 4, "run.compile": True}, SDXL, "run.compile has no effect"),
+    ({"run.shard": True}, Facts(processes=1), "run.shard has no effect: one process"),
     ({"data.more_resolutions": [512]}, SD1, "data.more_resolutions"),
     ({"data.more_resolutions": [768, 768]}, SD1, "data.more_resolutions"),
     ({"objective.preservation_prompts": ["a dog"]}, SD1, "objective.preservation is 0"),

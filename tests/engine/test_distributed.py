@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from lora_studio.core.errors import UserError
-from lora_studio.core.jobs import JobContext
+from lora_studio.core.jobs import JobContext, Jobs
 from lora_studio.core.progress import Note
 from lora_studio.engine import distributed
 from lora_studio.engine.distributed import Follower, World, average_gradients, launch, run_world
@@ -222,9 +223,89 @@ def test_a_job_started_by_accelerate_takes_the_place_that_it_is_given(tmp_path):
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 1
 
 
-def test_settings_of_accelerate_that_split_the_model_are_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="FSDP"):
+@pytest.mark.parametrize(
+    ("asked", "shard", "words"),
+    [
+        ({"USE_FSDP": "true"}, True, "FSDP2"),
+        ({"USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, True, "offloading to main memory is not used"),
+        ({"USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "NO_SHARD"}, False, "stays whole"),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3"}, True, "DeepSpeed itself is not used"),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "2"}, False, "result is the same"),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": "stage 3"}, True, "stage 3"),
+        ({}, False, ""),
+    ],
+)
+def test_what_accelerates_setup_means_is_done_and_told(asked, shard, words, monkeypatch, tmp_path):
+    (tmp_path / "stage 3").write_text('{"zero_optimization": {"stage": 3}}')
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **asked}.items():
+        ours = name.startswith(("USE", "DEEPSPEED"))
+        monkeypatch.setenv(f"ACCELERATE_{name}" if ours else name, value)
+    found, notes = distributed.launched_sharding()
+    assert found is shard and words in " ".join(notes) and bool(notes) == bool(words)
+
+
+def unlucky(config: dict, context: JobContext) -> None:
+    """A job whose second process fails or is killed, while the first waits for it or for nothing."""
+    distributed.NOTICE = config["notice"]
+    launch(fail_as_asked, config, context, 1, "cpu")
+
+
+def fail_as_asked(config: dict, context: JobContext, world: World) -> None:
+    if world.leads and config["how"] == "unnoticed":
+        time.sleep(10_000)  # as on GPUs, where nothing tells that the other one has gone
+    if world.rank == 1 and config["how"] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if world.rank == 1:
+        raise KeyError("weights")
+    distributed.barrier(world)
+
+
+@pytest.mark.parametrize(
+    ("how", "notice", "error"),
+    [
+        ("fault", 60, "KeyError: 'weights'"),
+        ("unnoticed", 0, "KeyError: 'weights'"),
+        ("killed", 60, "Another process of this run has ended without a word."),
+    ],
+)
+def test_the_record_of_a_started_job_tells_the_error_of_its_second_process(how, notice, error, tmp_path):
+    jobs = Jobs(tmp_path)
+    target, config = "tests.engine.test_distributed:unlucky", {"how": how, "notice": notice}
+    folder = jobs.prepare(tmp_path / "project" / "runs" / "run", target, config, "run").folder
+    (folder / "error-1.json").write_text('{"time": 0, "message": "That was another time.", "remedy": ""}')
+    root = Path(__file__).parents[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lora_studio.core.jobs", str(folder)]
+    children = [
+        subprocess.Popen(command, cwd=root, env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    try:
+        codes = [child.wait(240) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    failed = jobs.get(folder)
+    assert codes == [1, -9 if how == "killed" else 1] and failed.state == "failed" and error in failed.error
+
+
+def test_a_broken_config_of_deepspeed_is_named(monkeypatch, tmp_path):
+    (tmp_path / "setup.json").write_text("no JSON")
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "setup.json"))
+    with pytest.raises(UserError, match="stage of DeepSpeed"):
+        distributed.launched_sharding()
+
+
+def test_megatron_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
+    with pytest.raises(UserError, match="Megatron"):
         distributed.join_launched()
 
 

@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lora_studio.core.errors import UserError
 from lora_studio.engine import memory
 from lora_studio.engine.config import RunConfig, TrainConfig
+from lora_studio.engine.config.checks import problems
 from lora_studio.engine.memory import (
     BF16_FROM,
     Scaler,
@@ -340,6 +341,15 @@ def test_the_ladder_goes_from_mild_to_strong_and_ends():
     ]  # fmt: skip
     assert [c["run.gradient_accumulation"] for c in changes if "data.batch_size" in c] == [2, 6]
     assert config.data.batch_size == 1 and config.run.gradient_checkpointing == "full"
+
+
+def test_with_several_cards_the_ladder_spreads_the_base_and_asks_for_nothing_that_goes_against_it():
+    config = TrainConfig().with_changes({"run.devices": 2, "run.compile": True})
+    names = []
+    while (rung := next_rung(config)) is not None:
+        config = config.with_changes(rung[0])
+        names.append(next(iter(rung[0])))
+    assert names[-1] == "run.shard" and config.run.shard and problems(config) == []
 
 
 def test_the_ladder_leaves_out_what_does_not_fit_the_run():

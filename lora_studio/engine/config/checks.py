@@ -36,6 +36,8 @@ class Facts:
     """Of the whole run."""
     batches: int = 0
     """Of one epoch."""
+    processes: int = 0
+    """That train together, one a device."""
 
 
 NOTHING_KNOWN = Facts()
@@ -92,6 +94,16 @@ def _machine_problems(config: TrainConfig, facts: Facts) -> Iterable[str]:
         yield "optimizer.kind adamw8bit needs an NVIDIA card; there is none here: choose adamw, or came to save memory"
     if facts.device == "cpu" and run.precision == "fp16":
         yield "run.precision fp16 needs a GPU; there is none here: choose auto, fp32 or bf16"
+    if run.shard:
+        others = (
+            ("quantize", run.quantize, "none"),
+            ("offload_blocks", run.offload_blocks, 0),
+            ("compile", run.compile, 0),
+        )
+        for name, value, off in others:
+            if value != off:
+                text = f"run.shard and run.{name} {value}: a base that is spread over the cards cannot have that"
+                yield f"{text}; choose one of them"
 
 
 def _data_problems(config: TrainConfig, facts: Facts) -> Iterable[str]:
@@ -144,6 +156,8 @@ def _no_effect(config: TrainConfig, facts: Facts) -> Iterable[str]:
     run, data, objective = config.run, config.data, config.objective
     if facts.device == "cpu" and run.offload_blocks:
         yield "run.offload_blocks has no effect: there is no GPU, all is in main memory here."
+    if run.shard and facts.processes == 1:
+        yield "run.shard has no effect: one process trains alone; set run.devices to more than 1, or 0 for all cards."
     if run.compile and run.offload_blocks and facts.device != "cpu":
         yield "run.compile has no effect with run.offload_blocks: offloaded blocks change places in each step."
     if len(set((data.resolution, *data.more_resolutions))) <= len(data.more_resolutions):

@@ -29,8 +29,8 @@ MAY_CHANGE = (
     "optimizer.unet_lr", "optimizer.text_encoder_lr", "optimizer.text_encoder_2_lr", "optimizer.weight_decay",
     "optimizer.max_grad_norm", "optimizer.d_coef", "schedule.", "objective.", "run.epochs", "run.save_every_epochs",
     "run.sample_every_epochs", "run.save_precision", "run.keep_states", "run.gradient_checkpointing",
-    "run.offload_blocks", "run.compile", "run.devices", "run.cache_gb", "data.caption_dropout", "data.tag_dropout",
-    "sample.",
+    "run.offload_blocks", "run.compile", "run.devices", "run.shard", "run.cache_gb", "data.caption_dropout",
+    "data.tag_dropout", "sample.",
 )  # fmt: skip
 """Settings (or sections) that a resumed run may have other than before. What the rest says is in what was learned: the
 adapter's shape, the order of the pictures, the base."""

@@ -62,6 +62,9 @@ class RunConfig(Settings):
     """Compile the network once for each picture shape: a slow start, then faster steps on a GPU."""
     devices: int = Field(1, ge=0, le=64)
     """GPUs to train on together; each takes its own batch. 0 takes all there are."""
+    shard: bool = False
+    """Spread the frozen base over the graphics cards: each keeps a part and fetches the rest when it is needed. Less
+    memory on each card, slower; what is learned is the same."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Save a moving average of the weights, which is calmer than the last step (0.99 to 0.999). 0 saves the weights
     themselves."""

@@ -50,6 +50,9 @@ class Family(Protocol):
     device: torch.device
     dtype: torch.dtype
     """Number format of the frozen weights."""
+    in_main_memory: tuple[str, ...]
+    """Parts that are loaded into main memory instead of onto the device; nothing is meant to be computed with them
+    there."""
     text_parts: tuple[str, ...]
     """The text encoders that can be trained: `text_encoder` and, for some, `text_encoder_2`."""
     prediction_type: str

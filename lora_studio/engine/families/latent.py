@@ -46,6 +46,7 @@ class LatentFamily:
 
     keys: ClassVar[str]
     """The name by which keys.py knows the family's LoRA files."""
+    in_main_memory: tuple[str, ...] = ()
     text_parts: tuple[str, ...]
     scaling: ClassVar[float] = SD_SCALING
     """Of the latents, where a file of weights does not say."""
@@ -72,7 +73,8 @@ class LatentFamily:
             # Small VAEs lose colours and large ones overflow in half precision, and they work once a picture: fp32.
             dtype = torch.float32 if name == "vae" else self.dtype
             part = load_part(self.path, name, dtype, self.config.vae, self.scaling)
-            self._parts[name] = part.requires_grad_(False).eval().to(self.device)
+            device = torch.device("cpu") if name in self.in_main_memory else self.device
+            self._parts[name] = part.requires_grad_(False).eval().to(device)
         return self._parts[name]
 
     def loaded(self, name: str) -> bool:
