@@ -14,7 +14,7 @@ ALLOWED = {
     "vision": {"vision", "judge", "core"},
     "engine": {"engine", "core", "torchvision_ops"},
     "tagger": {"tagger", "core", "torchvision_ops"},
-    "steps": {"steps", "engine", "tagger", "vision", "judge", "core"},
+    "steps": {"steps", "engine", "tagger", "vision", "judge", "core", "lora_studio"},  # its version is told to sites
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "cli": {"cli", "terminal", "demo", "ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "terminal": {"terminal", "core"},
