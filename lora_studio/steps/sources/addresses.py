@@ -26,6 +26,7 @@ SPECIAL = tuple(
         "::/96",  # an IPv4 address in the clothes of IPv6
         "::ffff:0:0/96",  # the same, mapped
         "2002::/16",  # the same, 6to4
+        "64:ff9b:1::/48",  # NAT64 within a network
         "fec0::/10",  # site-local, deprecated and still in use
     )
 )

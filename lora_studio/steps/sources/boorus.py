@@ -113,7 +113,7 @@ def candidates(
 
 
 def search_words(text: str) -> str:
-    """Tags as a board wants them, `long_hair solo`; with commas they may be written as in captions, `long hair, solo`."""
+    """Tags as a board wants them: `long hair, solo` -> `long_hair solo`; without a comma they are as they should be."""
     if "," in text:
         return " ".join("_".join(part.split()) for part in text.split(",") if part.strip())
     return " ".join(text.split())

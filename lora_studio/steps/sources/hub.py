@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -254,7 +254,8 @@ def _rows(dataset: Dataset, tables: Sequence[str], limit: int, fetch: net.Client
     taken = 0
     for path in tables:
         try:
-            file = parquet.ParquetFile(pyarrow.PythonFile(RemoteFile(dataset, path, fetch)), buffer_size=PART)
+            remote = pyarrow.PythonFile(RemoteFile(dataset, path, fetch))
+            file = parquet.ParquetFile(remote, buffer_size=PART, pre_buffer=False)  # else it reads all that will come
             picture, text = _columns(file.schema_arrow, pyarrow)
             if picture is None:
                 yield Refused(path, "it has no column with pictures")
@@ -298,4 +299,4 @@ def _row(dataset: Dataset, where: str, value: Any, text: Any) -> Candidate | Ref
     shown = PurePosixPath(str(name)).name or f"{PurePosixPath(table).stem} {number}.png"
     page = f"{dataset.hub}/datasets/{dataset.name}"
     one = _candidate(dataset, where, lambda: data, "" if text is None else _text(text), page)
-    return Candidate(**{**vars(one), "name": shown})
+    return replace(one, name=shown)
