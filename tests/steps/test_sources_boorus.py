@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from lora_studio.core.errors import UserError
-from lora_studio.steps.sources import boorus, keys, urls
+from lora_studio.steps.sources import boorus, keys
 from lora_studio.steps.sources.booru_apis import Gelbooru02
 from lora_studio.steps.sources.candidate import Candidate, Refused, SourceGone
 from lora_studio.steps.sources.config import SourceConfig
@@ -30,10 +30,10 @@ def own_keys(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_STUDIO_CONFIG", str(tmp_path / "settings"))
 
 
-def find(web, site, tags="hatsune_miku", clock=None, known=None, **how):
+def find(web, site, tags="hatsune_miku", clock=None, **how):
     config = SourceConfig(kind="booru", site=site, server=web.url, tags=tags, **{"rating": "any", **how})
     with client(clock) as fetch:
-        for one in boorus.candidates(config, fetch, known):
+        for one in boorus.candidates(config, fetch):
             yield (one, one.read() if isinstance(one, Candidate) else b"")
 
 
@@ -270,16 +270,3 @@ def test_a_broken_file_of_keys_is_named():
     keys.path().write_text("{")
     with pytest.raises(UserError, match=r"keys\.json"):
         keys.get("x.com")
-
-
-# --- Going on ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_post_that_is_here_is_not_fetched_again(tmp_path):
-    here = tmp_path / "five.png"
-    here.write_bytes(b"from disk")
-    with serve(boards.danbooru(WORKS)) as web:
-        known = {urls.post_key({"site": "127.0.0.1", "post": "5"}): here}
-        found = {one.origin["post"]: data for one, data in find(web, "danbooru", known=known)}
-        assert found["5"] == b"from disk" and found["4"] == draw_picture(4)
-        assert "/data/5.png" not in [request.path for request in web.log]

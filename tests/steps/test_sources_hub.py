@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lora_studio.steps.sources import hub, urls
+from lora_studio.steps.sources import hub
 from lora_studio.steps.sources.candidate import Candidate, Refused, SourceGone
 from lora_studio.steps.sources.config import SourceConfig
 from tests.conftest import draw_picture
@@ -54,10 +54,10 @@ def online(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_hush")  # whoever runs the tests may be logged in
 
 
-def find(web, monkeypatch, dataset="some-one/pictures", known=None, **how):
+def find(web, monkeypatch, dataset="some-one/pictures", **how):
     monkeypatch.setenv("HF_ENDPOINT", web.url)
     with client() as fetch:
-        for one in hub.candidates(SourceConfig(kind="hub", dataset=dataset, **how), fetch, known):
+        for one in hub.candidates(SourceConfig(kind="hub", dataset=dataset, **how), fetch):
             yield (one, one.read() if isinstance(one, Candidate) else b"")
 
 
@@ -106,16 +106,6 @@ def test_a_revision_and_a_pasted_address_are_understood(monkeypatch):
         assert len(list(find(web, monkeypatch, "some-one/pictures@v1.0"))) == 1
         assert web.log[0].path.endswith("/revision/v1.0")
         assert len(list(find(web, monkeypatch, f"{web.url}/datasets/some-one/pictures/"))) == 1
-
-
-def test_a_picture_that_is_here_is_not_fetched_again(monkeypatch, tmp_path):
-    here = tmp_path / "1.png"
-    here.write_bytes(b"from disk")
-    with serve(the_hub({"1.png": draw_picture(1)})) as web:
-        [(one, _)] = find(web, monkeypatch)
-        before = len(web.log)
-        [(_, data)] = find(web, monkeypatch, known={urls.post_key(one.origin): here})
-        assert data == b"from disk" and len(web.log) == before + 1
 
 
 @pytest.mark.parametrize(

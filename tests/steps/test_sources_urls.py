@@ -1,14 +1,8 @@
 """Lists of addresses."""
 
-import hashlib
-import io
-
 import pytest
-from PIL import Image
 
-from lora_studio.core import images
 from lora_studio.core.errors import UserError
-from lora_studio.core.project import Plan, Project
 from lora_studio.steps.sources import urls
 from lora_studio.steps.sources.candidate import Candidate, Refused
 from lora_studio.steps.sources.config import SourceConfig
@@ -33,7 +27,7 @@ def test_one_address_a_line_each_once_comments_left_out():
         assert [one.url.removeprefix(web.url) for one in found] == ["/1.png", "/2.png", "/3.png?size="]
         assert [one.name for one in found] == ["1.png", "2.png", "3.png"]
         assert [one.read() for one in found] == [draw_picture(number) for number in (1, 2, 3)]
-        assert found[0].source == "127.0.0.1" and found[0].origin is None
+        assert found[0].source == web.url and found[0].origin is None
 
 
 def test_what_is_no_picture_is_named_with_its_reason():
@@ -54,6 +48,21 @@ def test_what_is_no_picture_is_named_with_its_reason():
         assert "nothing at" in reasons[0] and "a web page, not a picture" in reasons[1]
 
 
+def test_pictures_that_a_script_gives_get_names_of_their_own():
+    lines = (
+        "https://example.com/a/view.php?id=1",
+        "https://example.com/a/view.php?id=2",
+        "https://example.com/b/view.php",
+    )
+    with client() as fetch:
+        found = [(one.name, one.source) for one in urls.candidates(SourceConfig(kind="urls", urls=lines), fetch)]
+    assert found == [
+        ("view.php", "https://example.com/a"),
+        ("view.php (2)", "https://example.com/a"),
+        ("view.php", "https://example.com/b"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("address", "name"),
     [
@@ -66,25 +75,3 @@ def test_what_is_no_picture_is_named_with_its_reason():
 )
 def test_a_picture_is_named_after_its_address(address, name):
     assert urls.name_of(urls.parse(address)) == name
-
-
-def test_what_the_project_has_from_an_address_is_not_fetched_again(projects):
-    project = Project.create(projects, Plan(name="From the net"))
-
-    def add(data, **fields):
-        picture = Image.open(io.BytesIO(data))
-        facts = {"name": "a.png", "width": 96, "height": 96, "signature": b"", "sharpness": 0.0}
-        project.add_image(
-            data, hashlib.sha256(data).hexdigest(), ".png", images.thumbnail(picture), {**facts, **fields}
-        )
-
-    with serve(site) as web, client() as fetch:
-        add(draw_picture(1), url=f"{web.url}/1.png")
-        add(draw_picture(7), url="https://pixiv.example/1", origin='{"site": "board.example", "post": "7", "tags": {}}')
-        add(draw_picture(8))
-        known = urls.here(project)
-        assert set(known) == {f"{web.url}/1.png", "board.example 7"}
-        config = SourceConfig(kind="urls", urls=(f"{web.url}/1.png", f"{web.url}/2.png"))
-        read = [one.read() for one in urls.candidates(config, fetch, known)]
-        assert read == [draw_picture(1), draw_picture(2)]
-        assert [request.path for request in web.log] == ["/2.png"]

@@ -1,9 +1,10 @@
 """Pictures of a board found by tags, with what the board knows of each: tags by kind, artist, source and rating."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from lora_studio.core import captions
@@ -25,7 +26,6 @@ from lora_studio.steps.sources.booru_apis import (
 )
 from lora_studio.steps.sources.candidate import Candidate, Refused, SourceGone
 from lora_studio.steps.sources.config import SourceConfig
-from lora_studio.steps.sources.urls import post_key, reader
 
 GAP = 1.0
 """Seconds between two searches. The hard limits are 10 a second (Danbooru), 2 (e621) and 60 a minute (rule34), and the
@@ -70,13 +70,11 @@ SITES = {
 }
 
 
-def candidates(
-    config: SourceConfig, fetch: net.Client, known: Mapping[str, Path] | None = None
-) -> Iterator[Candidate | Refused]:
+def candidates(config: SourceConfig, fetch: net.Client) -> Iterator[Candidate | Refused]:
     """Posts of `config.site` (or of `config.server`, which speaks its language) with all of `config.tags`, the newest
     first, at most `config.limit` pictures. Videos and what the board keeps to itself are named and passed over.
 
-    What is `known` (see `urls.here`) is read from this computer. Raises SourceGone when the board refuses.
+    Raises SourceGone when the board refuses, or has nothing.
     """
     site = SITES[config.site]
     api = site.api()
@@ -97,7 +95,7 @@ def candidates(
             seen.add(post.id)
             if wanted and post.rating != wanted:
                 continue  # a server that does not know the word for it finds them all the same
-            one = _candidate(post, board, fetch, known or {})
+            one = _candidate(post, board, fetch)
             yield one
             taken += isinstance(one, Candidate)
             if taken == config.limit:
@@ -147,7 +145,7 @@ def _board(config: SourceConfig, site: Site) -> Board:
     return Board(server, key, {"user-agent": net.AGENT + name})
 
 
-def _candidate(post: Post, board: Board, fetch: net.Client, known: Mapping[str, Path]) -> Candidate | Refused:
+def _candidate(post: Post, board: Board, fetch: net.Client) -> Candidate | Refused:
     host = host_of(parse(board.server))
     ending = PurePosixPath(urlsplit(post.url).path).suffix.lower()
     name = f"{host} {post.id}{ending}"
@@ -157,7 +155,7 @@ def _candidate(post: Post, board: Board, fetch: net.Client, known: Mapping[str, 
         return Refused(name, "a video or animation, not a picture", host)
     origin = {"site": host, "post": str(post.id), "rating": post.rating, "tags": post.tags, "page": post.page}
     linked = post.source if re.match(r"https?://\S+$", post.source) else post.page
-    read = reader(post_key(origin), post.url, fetch, known)
+    read = partial(fetch.picture, post.url)
     return Candidate(name, host, read, caption(post.tags), url=linked, author=author(post.tags), origin=origin)
 
 

@@ -11,7 +11,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,6 @@ from lora_studio.steps.sources import net
 from lora_studio.steps.sources.addresses import host_of, parse
 from lora_studio.steps.sources.candidate import Candidate, Refused, SourceGone
 from lora_studio.steps.sources.config import SourceConfig
-from lora_studio.steps.sources.urls import post_key, reader
 
 HUB = "https://huggingface.co"
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
@@ -53,6 +53,11 @@ class Dataset:
         """The address of a file."""
         return f"{self.hub}/datasets/{self.name}/resolve/{self.revision}/{quote(path)}"
 
+    @property
+    def source(self) -> str:
+        """What it is called as the source of a picture."""
+        return f"{self.name} on {host_of(parse(self.hub))}"
+
     def origin(self, path: str) -> dict[str, Any]:
         """Where a picture is from, as it is kept with it."""
         return {
@@ -63,20 +68,17 @@ class Dataset:
         }
 
 
-def candidates(
-    config: SourceConfig, fetch: net.Client, known: Mapping[str, Path] | None = None
-) -> Iterator[Candidate | Refused]:
+def candidates(config: SourceConfig, fetch: net.Client) -> Iterator[Candidate | Refused]:
     """At most `config.limit` pictures of the data set `config.dataset`, in the order of its files.
 
-    What is `known` (see `urls.here`) is read from this computer. Raises SourceGone when the hub refuses or the data set
-    holds no pictures in a form that can be read.
+    Raises SourceGone when the hub refuses or the data set holds no pictures in a form that can be read.
     """
     try:
         dataset = _open(config.dataset, fetch)
         pictures = [path for path in dataset.files if path.lower().endswith(PICTURES)]
         tables = [path for path in dataset.files if path.lower().endswith(".parquet")]
         if pictures:
-            yield from _files(dataset, pictures, config.limit, fetch, known or {})
+            yield from _files(dataset, pictures, config.limit, fetch)
         elif tables:
             yield from _rows(dataset, tables, config.limit, fetch)
         else:
@@ -148,9 +150,7 @@ def _nothing(dataset: Dataset) -> SourceGone:
 # --- Picture files ----------------------------------------------------------------------------------------------------
 
 
-def _files(
-    dataset: Dataset, pictures: Sequence[str], limit: int, fetch: net.Client, known: Mapping[str, Path]
-) -> Iterator[Candidate]:
+def _files(dataset: Dataset, pictures: Sequence[str], limit: int, fetch: net.Client) -> Iterator[Candidate]:
     texts: dict[str, str] = {}
     for path in (path for path in dataset.files if PurePosixPath(path).name in METADATA):
         texts |= _metadata(path, fetch.get(dataset.url(path), headers=dataset.headers, limit=MAX_TEXT).data)
@@ -160,15 +160,11 @@ def _files(
         beside = next((stem + end for end in CAPTIONS if stem + end in dataset.files), None)
         if not caption and beside:
             caption = captions.decode_text(fetch.get(dataset.url(beside), headers=dataset.headers, limit=2**20).data)
-        origin = dataset.origin(path)
-        yield _candidate(dataset, path, _read(dataset, path, origin, fetch, known), caption, dataset.url(path))
+        yield _candidate(dataset, path, partial(_fetched, dataset, path, fetch), caption, dataset.url(path))
 
 
-def _read(dataset: Dataset, path: str, origin: dict[str, Any], fetch: net.Client, known: Mapping[str, Path]) -> Any:
-    key = post_key(origin)
-    if key in known:
-        return reader(key, "", fetch, known)
-    return lambda: fetch.get(dataset.url(path), headers=dataset.headers).data
+def _fetched(dataset: Dataset, path: str, fetch: net.Client) -> bytes:
+    return fetch.get(dataset.url(path), headers=dataset.headers).data
 
 
 def _metadata(path: str, data: bytes) -> dict[str, str]:
@@ -198,7 +194,7 @@ def _text(value: Any) -> str:
 def _candidate(dataset: Dataset, path: str, read: Any, caption: str, url: str) -> Candidate:
     return Candidate(
         PurePosixPath(path).name,
-        f"{dataset.name} on {host_of(parse(dataset.hub))}",
+        dataset.source,
         read,
         caption.strip(),
         url=url,
@@ -258,7 +254,7 @@ def _rows(dataset: Dataset, tables: Sequence[str], limit: int, fetch: net.Client
             file = parquet.ParquetFile(remote, buffer_size=PART, pre_buffer=False)  # else it reads all that will come
             picture, text = _columns(file.schema_arrow, pyarrow)
             if picture is None:
-                yield Refused(path, "it has no column with pictures")
+                yield Refused(path, "it has no column with pictures", dataset.source)
                 continue
             columns = [picture, *([text] if text else [])]
             number = 0
@@ -271,7 +267,7 @@ def _rows(dataset: Dataset, tables: Sequence[str], limit: int, fetch: net.Client
                     if taken == limit:
                         return
         except pyarrow.ArrowException as error:
-            yield Refused(path, f"damaged or no parquet file ({str(error)[:80]})")
+            yield Refused(path, f"damaged or no parquet file ({str(error)[:80]})", dataset.source)
 
 
 def _columns(schema: Any, pyarrow: Any) -> tuple[str | None, str | None]:
@@ -294,7 +290,7 @@ def _row(dataset: Dataset, where: str, value: Any, text: Any) -> Candidate | Ref
     data = value.get("bytes") if isinstance(value, dict) else value
     name = (value.get("path") if isinstance(value, dict) else "") or ""
     if not data:
-        return Refused(where, "this row holds no picture")
+        return Refused(where, "this row holds no picture", dataset.source)
     table, _, number = where.rpartition(" ")
     shown = PurePosixPath(str(name)).name or f"{PurePosixPath(table).stem} {number}.png"
     page = f"{dataset.hub}/datasets/{dataset.name}"
