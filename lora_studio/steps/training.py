@@ -259,6 +259,7 @@ def snapshot(project: Project) -> dict[str, Any]:
                 "width": image.width,
                 "height": image.height,
                 "sha256": image.sha256,
+                "background": plan.background,
             }
             for image in project.used_images()
         ]
