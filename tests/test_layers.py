@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_studio"
-COMMANDS = {"cli_common", "cli_curate", "cli_gather", "terminal", "steps", "engine", "judge", "core"}
+COMMANDS = {"cli_common", "cli_curate", "cli_gather", "cli_keys", "terminal", "steps", "engine", "judge", "core"}
 ALLOWED = {
     "core": {"core"},
     "judge": {"judge", "core"},
@@ -21,6 +21,7 @@ ALLOWED = {
     "cli_common": {"cli_common", "core"},
     "cli_curate": COMMANDS,
     "cli_gather": COMMANDS,
+    "cli_keys": COMMANDS,
     "terminal": {"terminal", "core"},
     "demo": {"demo", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "torchvision_ops": set(),

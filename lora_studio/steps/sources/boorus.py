@@ -177,7 +177,7 @@ def _gone(error: UserError, board: Board) -> SourceGone:
     return SourceGone(error.message, error.remedy)
 
 
-KEY_REMEDY = "Copy user (or user number) and key from your account's settings at {0}, and store them here for {0}."
+KEY_REMEDY = "Copy user (or user number) and key from your account's settings there: lora-studio keys {0} --user USER"
 
 
 def _hidden(text: str, board: Board) -> str:
