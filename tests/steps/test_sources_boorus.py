@@ -115,7 +115,7 @@ def test_only_the_rating_that_is_wanted_comes(site, rating):
 
 
 def test_a_server_that_does_not_know_the_rating_cannot_slip_others_in():
-    works = [Work(1), Work(2, rating="explicit")]
+    works = [Work(1), Work(2, rating="explicit"), Work(3, rating="sensitive")]
 
     def deaf(request):
         query = {**request.query, "tags": "hatsune_miku"} if "tags" in request.query else request.query

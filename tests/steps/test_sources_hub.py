@@ -173,7 +173,7 @@ def table(rows, groups=4):
     import pyarrow.parquet as parquet
 
     file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=groups)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=groups, data_page_size=20_000)
     return file.getvalue()
 
 
@@ -206,11 +206,12 @@ def test_parquet_files_are_read_row_by_row(monkeypatch):
     assert found[0][0].url == f"{web.url}/datasets/some-one/pictures"
 
 
-def test_of_a_parquet_file_only_the_parts_that_are_needed_are_fetched(monkeypatch):
+@pytest.mark.parametrize("groups", [4, 60])
+def test_of_a_parquet_file_only_the_parts_that_are_needed_are_fetched(monkeypatch, groups):
     monkeypatch.setattr(hub, "PART", 4096)
     dice = random.Random(1)
     rows = [{"jpg": dice.randbytes(20_000), "caption": "x", "unused": dice.randbytes(20_000)} for _ in range(60)]
-    files = {"train.parquet": table(rows, groups=4)}
+    files = {"train.parquet": table(rows, groups)}
     sent = []
 
     def answer(request):
