@@ -173,7 +173,14 @@ def table(rows, groups=4):
     import pyarrow.parquet as parquet
 
     file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=groups, data_page_size=20_000)
+    parquet.write_table(
+        pyarrow.Table.from_pylist(rows),
+        file,
+        row_group_size=groups,
+        use_dictionary=False,
+        data_page_size=20_000,
+        write_batch_size=8,
+    )
     return file.getvalue()
 
 
