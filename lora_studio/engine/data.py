@@ -16,7 +16,7 @@ from pathlib import Path
 from lora_studio.core import captions
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file
-from lora_studio.core.images import ImageError, decode
+from lora_studio.core.images import WHITE, ImageError, decode
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import (
     Size,
@@ -30,7 +30,8 @@ from lora_studio.engine.buckets import (
     steps_for,
 )
 from lora_studio.engine.config import DataConfig, TrainConfig
-from lora_studio.engine.picture import VARIANTS, Frame, Picture, cropped, frame_of, look_of
+from lora_studio.engine.picture import VARIANTS, Picture, frame_of, look_of
+from lora_studio.engine.pixels import Frame, cropped
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size])
             mask=mask,
             mask_sha256=_mask_sha256(mask, file) if mask else "",
             alpha_mask=config.alpha_mask,
+            background=entry.get("background", WHITE),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
