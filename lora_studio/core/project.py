@@ -62,6 +62,8 @@ class Plan(Settings):
     """Licence of the pictures."""
     credit: str = ""
     """Whom to thank for the pictures."""
+    author: str = ""
+    """Who makes the LoRA, as its files shall say; empty says nothing."""
 
     @field_validator("trigger")
     @classmethod
