@@ -1,13 +1,16 @@
 """Speed and memory of a training step, beside the smallest diffusers + peft loop and any peer.
 
     python -m benchmarks.training --case starter [--steps 20] [--threads 1] [--contended]
-    python -m benchmarks.training --case sd15-256-fp32 --case sd15-256-auto
+    python -m benchmarks.training --case sd15-256-fp32 --case sd15-256-auto --steps 40
     python -m benchmarks.training --gpu
     python -m benchmarks.training --peer "other=python peer.py {base} {data} {resolution} {batch} {steps}"
 
 Engine and minimal loop train the same layers of the same base with the same optimizer in one process and take turns
-step by step, so that other work on the machine slows both alike. Memory is taken from a run of each alone. The minimal
-loop (the floor) has random latents and text states, no buckets, captions, records or checks.
+step by step, A B B A, so that other work on the machine slows both alike and neither always comes after the other. Told
+is the median of the pairs' ratios with its bootstrap interval, of wall time and of processor time, which other programs
+disturb less. Which one is slower is decided only when the interval leaves out 1: take more steps. Memory is taken from
+a run of each alone. The minimal loop (the floor) has random latents and text states, no buckets, captions, records or
+checks.
 
 A peer is NAME=COMMAND; the command finds the base's folder, a folder of pictures with .txt captions, side, batch and
 number of steps in its braces, trains a LoRA of rank 8 on the UNet's attention and feed-forward layers, and prints the
@@ -38,7 +41,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bases
-from benchmarks.common import machine, markdown, save
+from benchmarks.common import interval, machine, markdown, ratio, save
 from benchmarks.minimal import LORA, Case, Step, minimal
 from lora_studio.core import paths
 from lora_studio.core.jobs import JobContext
@@ -215,9 +218,9 @@ def measure(name: str, case: Case, words: argparse.Namespace) -> dict[str, Any]:
         if spent := row.get(("wall", "cpu")[column]):
             row["mfu"] = work / spent / peak
     for contender in times:
-        pairs = zip(times["engine"], times[contender], strict=True)
-        ratios = sorted(own[column] / other[column] for own, other in pairs)
-        found[contender]["engine over it"] = [ratios[len(ratios) * part // 4] for part in (1, 2, 3)]
+        own, other = list(zip(*times["engine"], strict=True)), list(zip(*times[contender], strict=True))
+        for place, kind in enumerate(("wall", "cpu")):
+            found[contender][f"engine over it, {kind}"] = ratio(own[place], other[place])
     return {"plan": {k: plan[k] for k in ("device", "dtype")}, "flops": work, "contenders": found}
 
 
@@ -231,10 +234,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         for contender, row in result["contenders"].items():
             figures = [row.get(key) for key in ("wall", "cpu", "steady", "peak", "mfu", "own share")]
-            low, middle, high = row.get("engine over it", (1.0, 1.0, 1.0))
-            ratio = "" if contender == "engine" else f"{middle:.3f} ({low:.3f} to {high:.3f})"
+            told = [row.get(f"engine over it, {kind}") for kind in ("wall", "cpu")]
+            ratios = ["" if contender == "engine" or found is None else interval(found) for found in told]
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]
-            rows.append([name, result["plan"]["dtype"], contender, *shown, ratio])
+            rows.append([name, result["plan"]["dtype"], contender, *shown, *ratios])
     head = [
         "case",
         "format",
@@ -245,7 +248,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "peak GB",
         "MFU",
         "engine's own share",
-        "engine over it, by step",
+        "engine over it, wall",
+        "engine over it, cpu",
     ]
     return markdown(head, rows)
 
@@ -275,9 +279,9 @@ def main() -> None:
     facts = {"steps": chosen.steps, "threads": chosen.threads, "contended": chosen.contended}
     text = (
         f"{chosen.steps} steps each, taking turns, {chosen.threads} thread(s)"
-        f"{', one core taken by another program' if chosen.contended else ''}. The ratio is of wall time on a GPU, "
-        "else of processor time: median and quartiles. "
-        "MFU is against a large matrix product in the same format. The engine's own share is what a "
+        f"{', one core taken by another program' if chosen.contended else ''}. Ratios: median of the pairs and its "
+        "95 % interval (bootstrap); MFU is of wall time on a GPU, else of processor time. "
+        "It is against a large matrix product in the same format. The engine's own share is what a "
         "step spends outside of the network's passes and the optimizer."
     )
     save(

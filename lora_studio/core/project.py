@@ -72,6 +72,8 @@ class Plan(Settings):
     """Whom to thank for the pictures."""
     background: str = Field(images.WHITE, pattern="^#[0-9a-f]{6}$")
     """What lies under transparent pictures, as #rrggbb."""
+    author: str = ""
+    """Who makes the LoRA, as its files shall say; empty says nothing."""
 
     @field_validator("trigger")
     @classmethod

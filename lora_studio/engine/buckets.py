@@ -142,13 +142,10 @@ def steps_for(
     held = set(held_out_indices(len(images), config))
     training = [entry for index, entry in enumerate(images) if index not in held]
     repeats = sample_counts([(entry[2], entry[3] if len(entry) > 3 else "") for entry in training], config.data)
+    sizes = [entry[:2] for entry in training]
     counts: Counter[Size] = Counter()
     for resolution in resolutions(config.data):
-        buckets = make_buckets(config.data, resolution)
-        for (width, height, *_), times in zip(training, repeats, strict=True):
-            counts[assign(width, height, config.data, buckets, resolution)] += times
-        shapes = Counter(assign(*size, config.data, buckets, resolution) for size in regularization)
-        counts.update(share_out(sum(repeats), shapes))
+        counts.update(samples_by_shape(resolution, sizes, repeats, regularization, config.data))
     batches = epoch_batches(counts, config.data.batch_size * world)
     steps = math.ceil(batches / config.run.gradient_accumulation)
     samples = sum(repeats) * len(resolutions(config.data))
@@ -163,6 +160,19 @@ def steps_for(
         steps=steps * config.run.epochs,
         regularization=samples if regularization else 0,
     )
+
+
+def samples_by_shape(
+    resolution: int, sizes: Sequence[Size], repeats: Sequence[int], regularization: Sequence[Size], config: DataConfig
+) -> Counter[Size]:
+    """An epoch's samples of one resolution by shape: of training pictures with their `repeats`, and as many of
+    regularisation pictures."""
+    buckets = make_buckets(config, resolution)
+    counts: Counter[Size] = Counter()
+    for size, times in zip(sizes, repeats, strict=True):
+        counts[assign(*size, config, buckets, resolution)] += times
+    counts.update(share_out(sum(repeats), Counter(assign(*s, config, buckets, resolution) for s in regularization)))
+    return counts
 
 
 def share_out(total: int, shapes: Mapping[Size, int]) -> dict[Size, int]:

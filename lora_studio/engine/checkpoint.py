@@ -1,6 +1,5 @@
 """Adapter files in kohya's layout, with their hashes, read back after writing."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import atomic_path
 from lora_studio.engine.adapters.delta import by_module, changes_something
-from lora_studio.engine.convert import is_kohya, read_raw, to_bytes, to_kohya
+from lora_studio.engine.convert import for_hashes, hashes, is_kohya, read_raw, to_bytes, to_kohya
 from lora_studio.engine.detect import detect
 
 
@@ -31,7 +30,7 @@ def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         raise UserError(
             "The LoRA would be empty: training has not moved any weight.", "Raise optimizer.unet_lr or train longer."
         )
-    whole = {**metadata, "sshs_model_hash": model_hash(tensors, metadata)}
+    whole = {**metadata, **hashes(save(dict(tensors), for_hashes(metadata)))}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(dict(tensors), whole))  # safetensors' own writing hides a full disk from OSError
         _read_back(temporary, tensors)
@@ -48,12 +47,6 @@ def _read_back(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise UserError(
             "The file just written differs from the LoRA in memory.", "Check the disk; the last good file is untouched."
         )
-
-
-def model_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """sshs_model_hash: SHA-256 of the bytes after the header of the file whose header holds only the ss_* entries."""
-    data = save(dict(tensors), {name: text for name, text in metadata.items() if name.startswith("ss_")})
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -3,6 +3,7 @@
 No torch: the page's process may call it. Works on raw tensors, so every number format passes through unharmed.
 """
 
+import hashlib
 import json
 import math
 import struct
@@ -79,6 +80,9 @@ def convert(source: Path, target: Path, format: Literal["kohya", "diffusers"]) -
         tensors, metadata = to_diffusers(tensors, metadata)
     elif format == "kohya" and not is_kohya(tensors):
         tensors, metadata = to_kohya(tensors, metadata)
+    # in another layout the same numbers lie in another order, so the hashes that the file tells are made anew
+    told = hashes(to_bytes(tensors, for_hashes(metadata)))
+    metadata = {name: told.get(name, text) for name, text in metadata.items()}
     with atomic_path(target) as temporary:
         temporary.write_bytes(to_bytes(tensors, metadata))
         if read_raw(temporary) != (tensors, metadata):
@@ -119,6 +123,23 @@ def to_bytes(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned
     return b"".join([len(text).to_bytes(8, "little"), text, *(raw.data for _, raw in order)])
+
+
+def for_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The entries that stand in the header of the file which `hashes` is asked for."""
+    return {name: text for name, text in metadata.items() if name.startswith("ss_")}
+
+
+def hashes(file: bytes) -> dict[str, str]:
+    """The entries by which a LoRA file tells its own hashes. `file` is the whole file, but of its metadata only
+    what `for_hashes` leaves, since the old hash may reach into the header.
+
+    sd-scripts' two: SHA-256 of all after the header, and 8 digits of that of 64 KiB at 1 MiB. ModelSpec 1.0.1 asks for
+    the hash of all after the header too, with 0x in front.
+    """
+    weights = hashlib.sha256(memoryview(file)[8 + int.from_bytes(file[:8], "little") :]).hexdigest()
+    old = hashlib.sha256(memoryview(file)[0x100000:0x110000]).hexdigest()[:8]
+    return {"sshs_model_hash": weights, "sshs_legacy_hash": old, "modelspec.hash_sha256": f"0x{weights}"}
 
 
 def to_diffusers(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[dict[str, Raw], dict[str, str]]:

@@ -237,6 +237,11 @@ class Sampler:
         self._regularization = at_sizes(self.regularization, config.data)
         self._epoch: tuple[int, list[list[Turn]]] = (-1, [])
 
+    @property
+    def shown(self) -> list[Picture]:
+        """The pictures of the batches, once each, at the main resolution: without those held out."""
+        return [*self.training, *self.regularization]
+
     def wanted(self) -> list[tuple[Picture, bool, int]]:
         """(picture, mirrored, variant) of everything that can come up, in training and validation."""
         data = self.config.data

@@ -1,5 +1,7 @@
 """What a LoRA file says of itself: the ss_* entries that other programs read, and modelspec. Only what is true.
 
+The hashes of the weights are added at saving, see convert.hashes.
+
 Nothing private goes in: no paths, no user, no host; pictures only as counts and tags. Entries whose setting is not in
 use say None, as sd-scripts writes them.
 """
@@ -12,6 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +22,7 @@ from typing import Any, Protocol
 from lora_studio.core import captions
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file, write_text
-from lora_studio.engine.buckets import StepPlan
+from lora_studio.engine.buckets import Size, StepPlan, resolutions, sample_counts, samples_by_shape
 from lora_studio.engine.config import TrainConfig, TrainJob
 from lora_studio.engine.data import Picture
 from lora_studio.engine.families.base import Family
@@ -178,15 +181,11 @@ def _objective_entries(config: TrainConfig) -> dict[str, object]:
 def _data_entries(job: TrainJob, plan: StepPlan, pictures: Sequence[Picture]) -> dict[str, object]:
     data = job.settings.data
     folders = _folders(job, pictures)
-    groups = {kind: {n: g for n, g in folders.items() if _is_extra(g[0]) == kind} for kind in (False, True)}
-    extra = sum(len(group) * _repeats(job, group[0]) for group in groups[True].values())
-    dirs = {
-        kind: {name: {"n_repeats": _repeats(job, group[0]), "img_count": len(group)} for name, group in found.items()}
-        for kind, found in groups.items()
-    }
+    sides = resolutions(data)
+    datasets = [_dataset(job, side, pictures, folders) for side in sides]
     return {
-        "ss_num_train_images": plan.samples - extra,
-        "ss_num_reg_images": extra,
+        "ss_num_train_images": plan.samples,
+        "ss_num_reg_images": sum(dataset["num_reg_images"] for dataset in datasets),
         "ss_num_validation_images": plan.held_out,
         "ss_caption_dropout_rate": data.caption_dropout,
         "ss_caption_dropout_every_n_epochs": 0,
@@ -203,44 +202,70 @@ def _data_entries(job: TrainJob, plan: StepPlan, pictures: Sequence[Picture]) ->
         "ss_bucket_no_upscale": data.no_upscale,
         "ss_min_bucket_reso": data.bucket_min,
         "ss_max_bucket_reso": data.bucket_max,
-        "ss_bucket_info": json.dumps(_bucket_info(plan)),
-        "ss_tag_frequency": json.dumps({name: _tags(group) for name, group in folders.items()}),
-        "ss_dataset_dirs": json.dumps(dirs[False]),
-        "ss_reg_dataset_dirs": json.dumps(dirs[True]),
-        "ss_datasets": json.dumps([_dataset(job, plan, folders, extra)]),
+        "ss_bucket_info": json.dumps(_bucket_info(plan.buckets)),
+        "ss_tag_frequency": json.dumps({folder.name: _tags(folder.pictures) for folder in folders}),
+        "ss_dataset_dirs": json.dumps(_dirs([folder for folder in folders if not folder.extra], len(sides))),
+        "ss_reg_dataset_dirs": json.dumps(_dirs([folder for folder in folders if folder.extra], len(sides))),
+        "ss_datasets": json.dumps(datasets),
     }
 
 
-def _is_extra(picture: Picture) -> bool:
-    """Whether it is a regularisation picture."""
-    return bool(getattr(picture, "regularization", False))
+@dataclass
+class Folder:
+    """Pictures as sd-scripts would have them in a folder of their own."""
+
+    name: str
+    """Such as `10_zorbi`, `1_regularization`."""
+    repeats: int
+    extra: bool
+    """Whether they are regularisation pictures."""
+    pictures: list[Picture]
 
 
-def _repeats(job: TrainJob, picture: Picture) -> int:
-    return picture.repeats * job.settings.data.repeats
+def _folders(job: TrainJob, pictures: Sequence[Picture]) -> list[Folder]:
+    folders: dict[str, Folder] = {}
+    for picture, repeats in zip(pictures, _repeats(job, pictures), strict=True):
+        word = "regularization" if picture.regularization else job.trigger or job.name
+        name = f"{repeats}_{word}"
+        folder = folders.setdefault(name, Folder(name, repeats, picture.regularization, []))
+        folder.pictures.append(picture)
+    return list(folders.values())
 
 
-def _folders(job: TrainJob, pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    """Pictures by what sd-scripts' folder of theirs would be called: `10_zorbi`, `1_regularization`."""
-    folders: dict[str, list[Picture]] = {}
-    for picture in pictures:
-        word = "regularization" if _is_extra(picture) else job.trigger or job.name
-        folders.setdefault(f"{_repeats(job, picture)}_{word}", []).append(picture)
-    return folders
+def _repeats(job: TrainJob, pictures: Sequence[Picture]) -> list[int]:
+    """How often each comes up in an epoch at each size; regularisation pictures are dealt out to match, so 1."""
+    own = sample_counts([(p.repeats, p.caption) for p in pictures if not p.regularization], job.settings.data)
+    counts = iter(own)
+    return [1 if picture.regularization else next(counts) for picture in pictures]
+
+
+def _dirs(folders: Sequence[Folder], datasets: int) -> dict[str, dict[str, int]]:
+    """Each folder once for each dataset (resolution), so that the counts add up; sd-scripts numbers them so too."""
+    return {
+        folder.name + (f" ({number})" if number > 1 else ""): _counts(folder)
+        for number in range(1, datasets + 1)
+        for folder in folders
+    }
+
+
+def _counts(folder: Folder) -> dict[str, int]:
+    return {"n_repeats": folder.repeats, "img_count": len(folder.pictures)}
 
 
 def _tags(pictures: Sequence[Picture]) -> dict[str, int]:
     return dict(Counter(tag for picture in pictures for tag in captions.split(picture.caption)).most_common())
 
 
-def _bucket_info(plan: StepPlan) -> dict[str, Any]:
-    sizes = enumerate(plan.buckets.items())
+def _bucket_info(buckets: Mapping[Size, int]) -> dict[str, Any]:
+    sizes = enumerate(sorted(buckets.items()))
     return {"buckets": {str(index): {"resolution": list(size), "count": count} for index, (size, count) in sizes}}
 
 
-def _dataset(job: TrainJob, plan: StepPlan, folders: Mapping[str, list[Picture]], extra: int) -> dict[str, Any]:
-    """The set as sd-scripts describes one of its datasets; a subset for each number of repeats."""
+def _dataset(job: TrainJob, side: int, pictures: Sequence[Picture], folders: Sequence[Folder]) -> dict[str, Any]:
+    """The set at one resolution as sd-scripts describes one of its datasets; a subset for each number of repeats."""
     data = job.settings.data
+    own, extra = ([picture.size for picture in pictures if picture.regularization == kind] for kind in (False, True))
+    repeats = [times for p, times in zip(pictures, _repeats(job, pictures), strict=True) if not p.regularization]
     common = {
         "color_aug": data.color_jitter > 0,
         "flip_aug": data.flip,
@@ -256,26 +281,26 @@ def _dataset(job: TrainJob, plan: StepPlan, folders: Mapping[str, list[Picture]]
     }
     subsets = [
         {
-            "img_count": len(group),
-            "num_repeats": _repeats(job, group[0]),
+            "img_count": len(folder.pictures),
+            "num_repeats": folder.repeats,
             **common,
-            "image_dir": name,
-            "class_tokens": job.trigger or None,
-            "is_reg": _is_extra(group[0]),
+            "image_dir": folder.name,
+            "class_tokens": None if folder.extra else job.trigger or None,
+            "is_reg": folder.extra,
         }
-        for name, group in folders.items()
+        for folder in folders
     ]
     return {
         "is_dreambooth": True,
         "batch_size_per_device": data.batch_size,
-        "num_train_images": plan.samples - extra,
-        "num_reg_images": extra,
-        "resolution": [data.resolution, data.resolution],
+        "num_train_images": sum(repeats),
+        "num_reg_images": len(extra),
+        "resolution": [side, side],
         "enable_bucket": True,
-        "min_bucket_reso": data.bucket_min,
-        "max_bucket_reso": data.bucket_max,
-        "tag_frequency": {name: _tags(group) for name, group in folders.items()},
-        "bucket_info": _bucket_info(plan),
+        "min_bucket_reso": data.bucket_min * side // data.resolution,
+        "max_bucket_reso": data.bucket_max * side // data.resolution,
+        "tag_frequency": {folder.name: _tags(folder.pictures) for folder in folders},
+        "bucket_info": _bucket_info(samples_by_shape(side, own, repeats, extra, data)),
         "resize_interpolation": None,
         "subsets": subsets,
     }
@@ -336,6 +361,7 @@ def _known(path: Path) -> dict[str, Any]:
 def _modelspec_entries(job: TrainJob) -> dict[str, object]:
     config = job.settings
     data, run, objective = config.data, config.run, config.objective
+    credit = job.credit and f"Pictures: {job.credit}"
     limited = (objective.timestep_min, objective.timestep_max) != (0, 1000)
     return {
         "modelspec.sai_model_spec": "1.0.1",
@@ -343,9 +369,13 @@ def _modelspec_entries(job: TrainJob) -> dict[str, object]:
         "modelspec.resolution": f"{data.resolution}x{data.resolution}",
         "modelspec.encoder_layer": run.clip_skip if run.clip_skip > 1 else OMITTED,
         "modelspec.trigger_phrase": job.trigger or OMITTED,
-        "modelspec.description": job.description or OMITTED,
+        "modelspec.author": job.author or OMITTED,
+        "modelspec.description": "\n".join(filter(None, [job.description, credit])) or OMITTED,
+        "modelspec.tags": ", ".join(job.tags) or OMITTED,
         "modelspec.license": job.licence or OMITTED,
         "modelspec.timestep_range": f"{objective.timestep_min},{objective.timestep_max}" if limited else OMITTED,
+        # no other trainer tells it, so there is no name that readers know
+        "lora_studio_ema_decay": run.ema_decay or OMITTED,
     }
 
 

@@ -203,6 +203,9 @@ def start(project: Project, jobs: Jobs, config: TrainConfig, prepare: bool = Fal
         trigger=project.plan.trigger,
         description=project.plan.description,
         licence=project.plan.licence,
+        author=project.plan.author,
+        credit=project.plan.credit,
+        tags=tuple(filter(None, (project.plan.kind, project.plan.trigger))),
         world=devices(config),
     )
     begin = jobs.prepare if prepare else jobs.start

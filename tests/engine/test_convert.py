@@ -1,5 +1,6 @@
 """LoRA files between kohya's and diffusers' layout: SD and SDXL, LoRA and DoRA, exact both ways."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora_studio.core.errors import UserError
+from lora_studio.engine.checkpoint import save_lora
 from lora_studio.engine.convert import (
     ADAPTER_ENTRY,
     KOHYA_ENTRY,
@@ -88,6 +90,26 @@ def test_there_and_back_is_exact(spelling: str, family: str, dora: bool, tmp_pat
     again = tmp_path / "d2.safetensors"
     convert(back, again, "diffusers")
     assert middle.read_bytes() == again.read_bytes()
+
+
+def test_the_hashes_that_a_file_tells_are_true_in_either_layout(tmp_path: Path) -> None:
+    shapes = {"lora_down.weight": (640, 768), "lora_up.weight": (320, 640), "alpha": ()}  # over 1 MiB
+    tensors = {f"{KEY}.{ending}": torch.rand(shape).half() for ending, shape in shapes.items()}
+    source, middle, back = (tmp_path / f"{name}.safetensors" for name in ("k", "d", "k2"))
+    save_lora(source, tensors, {"ss_seed": "1", "modelspec.title": "zorbi"})
+    convert(source, middle, "diffusers")
+    convert(middle, back, "kohya")
+    for path in (source, middle):
+        data, (numbers, told) = path.read_bytes(), read_raw(path)
+        weights = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+        plain = to_bytes(numbers, {name: text for name, text in told.items() if name.startswith("ss_")})
+        assert told["sshs_model_hash"] == weights and told["modelspec.hash_sha256"] == f"0x{weights}"
+        assert told["sshs_legacy_hash"] == hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8] != EMPTY_HASH
+    assert read_raw(back) == read_raw(source)
+    assert read_raw(middle)[1]["sshs_model_hash"] != read_raw(source)[1]["sshs_model_hash"]
+
+
+EMPTY_HASH = hashlib.sha256(b"").hexdigest()[:8]  # of a file that ends before the old hash begins
 
 
 def raw(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Raw], dict[str, str]]:

@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import json
+import math
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 
 from lora_studio.engine.buckets import steps_for
 from lora_studio.engine.config import TrainConfig, TrainJob
-from lora_studio.engine.data import read_dataset
+from lora_studio.engine.data import plan_for, read_dataset
 from lora_studio.engine.families import open_family
 from lora_studio.engine.metadata import at_save, base_metadata, last_name, legacy_hash, rate_entries
+from tests.tiny import make_dataset
 
 ALWAYS = """
 session_id training_started_at output_name learning_rate text_encoder_lr unet_lr num_train_images
@@ -46,7 +48,7 @@ def told(make_job, base: Path) -> Told:
     def metadata(adapter: Any = None, changes: dict[str, Any] | None = None, **settings: Any) -> dict[str, str]:
         job = TrainJob.load({**make_job(**settings), **(changes or {})})
         pictures = read_dataset(Path(job.dataset), job.settings.data)
-        plan = steps_for([(*picture.size, picture.repeats) for picture in pictures], job.settings)
+        plan = plan_for(pictures, job.settings)
         return base_metadata(job, family, plan, pictures, "fp32", adapter=adapter)
 
     return metadata
@@ -91,6 +93,7 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"optimizer__kind": "adafactor"}, {"ss_optimizer": "Adafactor(weight_decay=0.01)"}),
     ({"adapter__layers": "all"}, {"ss_network_args": '{"conv_dim": 2, "conv_alpha": 1.0}'}),
     ({"adapter__dropout": 0.1}, {"ss_network_dropout": "0.1"}),
+    ({"run__ema_decay": 0.99}, {"lora_studio_ema_decay": "0.99"}),
 ]  # fmt: skip
 
 
@@ -125,6 +128,59 @@ def test_pictures_are_told_by_counts_and_tags_only(told: Told) -> None:
     counts = [bucket["count"] for bucket in json.loads(found["ss_bucket_info"])["buckets"].values()]
     assert sum(counts) == 12
     assert not any("picture-" in value for value in found.values())
+
+
+def test_each_resolution_is_a_dataset_of_its_own(told: Told) -> None:
+    found = told(data__repeats=3, data__more_resolutions=(48,))
+    datasets = json.loads(found["ss_datasets"])
+    told_of = [(d["resolution"], d["min_bucket_reso"], d["max_bucket_reso"], d["num_train_images"]) for d in datasets]
+    assert told_of == [([32, 32], 16, 64, 12), ([48, 48], 24, 96, 12)]
+    for dataset, side in zip(datasets, (32, 48), strict=True):
+        buckets = list(dataset["bucket_info"]["buckets"].values())
+        assert sum(bucket["count"] for bucket in buckets) == 12
+        assert all(side**2 / 2 < math.prod(bucket["resolution"]) <= side**2 for bucket in buckets)
+    assert found["ss_num_train_images"] == "24"
+    counts = {"n_repeats": 3, "img_count": 4}
+    assert json.loads(found["ss_dataset_dirs"]) == {"3_zorbi": counts, "3_zorbi (2)": counts}
+    whole = json.loads(found["ss_bucket_info"])["buckets"].values()
+    assert sum(bucket["count"] for bucket in whole) == 24
+
+
+def test_regularisation_pictures_are_counted_apart(told: Told, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "others")
+    found = told(data__repeats=3, data__regularization=str(tmp_path / "others"))
+    assert (found["ss_num_train_images"], found["ss_num_reg_images"]) == ("12", "4")
+    assert json.loads(found["ss_dataset_dirs"]) == {"3_zorbi": {"n_repeats": 3, "img_count": 4}}
+    assert json.loads(found["ss_reg_dataset_dirs"]) == {"1_regularization": {"n_repeats": 1, "img_count": 4}}
+    [dataset] = json.loads(found["ss_datasets"])
+    assert [(subset["is_reg"], subset["class_tokens"]) for subset in dataset["subsets"]] == [
+        (False, "zorbi"),
+        (True, None),
+    ]
+
+
+def test_balanced_pictures_are_told_with_the_repeats_that_they_get(told: Told, tmp_path: Path) -> None:
+    path = make_dataset(tmp_path / "uneven")
+    entries = json.loads(path.read_text())
+    entries["images"][0]["repeats"] = 3
+    path.write_text(json.dumps(entries))
+    found = told(changes={"dataset": str(path)}, data__balance=("red 0", "red 1"))
+    assert json.loads(found["ss_dataset_dirs"]) == {
+        "3_zorbi": {"n_repeats": 3, "img_count": 2},
+        "1_zorbi": {"n_repeats": 1, "img_count": 2},
+    }
+    assert found["ss_num_train_images"] == "8"
+
+
+def test_the_plan_is_told_and_nothing_where_it_says_nothing(told: Told) -> None:
+    facts = {"author": "Ada", "description": "A blue imp.", "licence": "CC0-1.0", "tags": ("character", "zorbi")}
+    found = told(changes={**facts, "credit": "cutouts by Bo (CC0)"})
+    assert found["modelspec.author"] == "Ada" and found["modelspec.license"] == "CC0-1.0"
+    assert found["modelspec.tags"] == "character, zorbi"
+    assert found["modelspec.description"] == "A blue imp.\nPictures: cutouts by Bo (CC0)"
+    silent = told()
+    assert not {f"modelspec.{name}" for name in ("author", "license", "tags", "description")} & set(silent)
+    assert "lora_studio_ema_decay" not in silent
 
 
 def test_the_hashes_of_a_base_in_one_file_are_told_and_remembered(told: Told, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A whole training on a tiny true base."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from lora_studio.core.errors import UserError
 from lora_studio.engine.config import TrainJob
@@ -395,19 +396,16 @@ def test_the_file_tells_the_truth_and_nothing_private(make_job: Callable, tmp_pa
     assert "picture-" not in json.dumps(told)
 
 
-def test_the_model_hash_covers_the_weights_only(make_job: Callable, tmp_path: Path) -> None:
-    import hashlib
-
+def test_the_hashes_in_a_file_cover_the_weights_only(make_job: Callable, tmp_path: Path) -> None:
     trained(make_job(), tmp_path / "run")
     path = tmp_path / "run/checkpoints/zorbi-000002.safetensors"
     with safe_open(path, "pt") as file:
         told = file.metadata()
-    from lora_studio.engine.checkpoint import model_hash
-
     data = path.read_bytes()
-    tensors = load_file(path)
-    start = 8 + int.from_bytes(data[:8], "little")
-    assert told["sshs_model_hash"] == model_hash(tensors, {}) == hashlib.sha256(data[start:]).hexdigest()
+    weights = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    assert told["sshs_model_hash"] == weights and told["modelspec.hash_sha256"] == f"0x{weights}"
+    plain = save(load_file(path), {name: text for name, text in told.items() if name.startswith("ss_")})
+    assert told["sshs_legacy_hash"] == hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
 
 
 def test_nothing_learned_is_told_on_the_way_and_an_error_at_the_end(make_job: Callable, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def tiny_base(tmp_path_factory) -> Path:
 @pytest.fixture
 def project(tmp_path, tiny_base) -> Project:
     plan = Plan(name="Zorbi", trigger="zorbi", base=str(tiny_base), test_prompts=("smile",), bleed_prompts=("a dog",),
-                description="a blue imp", licence="CC0-1.0")  # fmt: skip
+                description="a blue imp", licence="CC0-1.0", author="Ada", credit="Bo")  # fmt: skip
     project = Project.create(tmp_path / "projects (x) ü", plan)
     folder = tmp_path / "pile"
     folder.mkdir()
@@ -73,7 +73,8 @@ def test_a_run_makes_the_steps_that_the_plan_promised_and_shows_them(project, co
     assert len(view["samples"]) == 3 and view["verdict"]["headline"]
     assert [found["epoch"] for found in training.checkpoints(project)] == [1, 2, 3]
     _, told = read_raw(project.folder / training.checkpoints(project)[-1]["file"])
-    assert told["modelspec.description"] == "a blue imp" and told["modelspec.license"] == "CC0-1.0"
+    assert told["modelspec.description"] == "a blue imp\nPictures: Bo" and told["modelspec.license"] == "CC0-1.0"
+    assert told["modelspec.author"] == "Ada" and told["modelspec.tags"] == "character, zorbi"
     later = training.view(project, jobs, run, view["offset"])
     assert later["points"] == [] and later["step"] == view["step"] and later["verdict"] == view["verdict"]
 

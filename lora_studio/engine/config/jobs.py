@@ -70,6 +70,12 @@ class TrainJob(Settings):
     """What the LoRA shows, in a sentence; written into the file."""
     licence: str = ""
     """Under which it is given away; written into the file."""
+    author: str = ""
+    """Who makes the LoRA; written into the file."""
+    credit: str = ""
+    """Whose the pictures are; written into the file."""
+    tags: tuple[str, ...] = ()
+    """What the file is found by; written into it."""
     world: int = Field(1, ge=1, le=1024)
     """Processes that train together, one a device."""
     resume: bool = False
