@@ -175,7 +175,10 @@ def test_half_precision_is_preferred_where_all_parts_have_it(server: Hub, tmp_pa
     assert detect(folder).usable
 
 
-def test_what_was_fetched_before_an_interruption_is_not_fetched_again(server: Hub, tmp_path: Path) -> None:
+def test_what_was_fetched_before_an_interruption_is_not_fetched_again(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its tries
     server.refuse["/zorbi/tiny/resolve/" + SHA + "/vae"] = (500, "")
     server.refuse["/zorbi/tiny/resolve/main/vae"] = (500, "")
     with pytest.raises(UserError):
