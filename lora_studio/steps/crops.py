@@ -1,7 +1,6 @@
 """Crops that need no drawing: to an aspect, to the face, to the subject; and the pixels that are trained on."""
 
 import math
-from pathlib import Path
 
 from PIL import Image as Pil
 
@@ -90,7 +89,7 @@ def trained_pixels(
     crop = image.crops[number]
     bucket = assign(*pixels.cropped(image.width, image.height, crop), config.data, resolution=resolution or None)
     try:
-        picture = images.decode(Path(project.original_path(image)))
+        picture = images.decode(project.original_path(image), project.plan.background)
     except ImageError as error:
         raise UserError(f"{image.name} cannot be used: {error}.", "Reject it, or put the file back.") from error
     return pixels.trained(picture, crop, bucket, pixels.Look(flip))
