@@ -50,6 +50,14 @@ def tagger_folder(tagger: str) -> Path:
     return paths.assets() / "starter" / "tagger" if tagger == "starter" else Path(tagger).expanduser()
 
 
+def no_tagger(plan: Plan) -> str:
+    """A sentence when the plan's tagger is not there, with the way out; else nothing."""
+    if tagger_digest(plan.tagger):
+        return ""
+    remedy = "Choose starter, or a folder with an open_clip model and a tag head."
+    return f"There is no tagger at {plan.tagger}, so likeness and tags are not known. {remedy}"
+
+
 def tagger_digest(tagger: str) -> str:
     """16 letters that change with the content of the tagger's files; empty when there are none."""
     folder = tagger_folder(tagger)
@@ -135,7 +143,7 @@ def status(project: Project, jobs: Jobs, images: Sequence[Image] | None = None) 
     """`{"missing": n, "state": the job's or "", "problem": why it does not go on, "remedy"}` for the page."""
     job, left = last(project, jobs), missing(project, images)
     found = {"missing": left, "state": job.state if job else "", "problem": "", "remedy": ""}
-    if job is not None and left and job.state in ENDED:
+    if job is not None and job.state in ENDED:
         found["problem"] = job.error or job.summary.get("problem", "")
         found["remedy"] = job.remedy
     return found
