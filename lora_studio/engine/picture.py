@@ -97,7 +97,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 def _decoded(file: Path, picture: Picture) -> Image.Image:
     try:
-        return decode(file, picture.background)
+        return decode(file, picture.background if file == picture.file else WHITE)
     except ImageError as error:
         what = "picture" if file == picture.file else f"mask of {picture.file.name}, "
         mend = "Reject it in Curation, or replace the file."

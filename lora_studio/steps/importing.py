@@ -150,11 +150,14 @@ def _in_order(
     """What becomes of the candidates, a few ahead in work, until all are done or a stop is asked for."""
     waiting: deque[Future[Prepared | Already | Refused]] = deque()
     source = iter(found)
-    more = True
+    more, lost = True, None
     try:
         while more or waiting:
             while more and len(waiting) < WORKERS * AHEAD and not should_stop():
-                one = next(source, None)
+                try:
+                    one = next(source, None)
+                except UserError as error:
+                    one, lost = None, error  # told once those in work, which it gave before, are done
                 more = one is not None
                 if one is not None:
                     waiting.append(work.begin(pool, one))
@@ -166,6 +169,8 @@ def _in_order(
             if should_stop():
                 work.result.stopped = more or bool(waiting)
                 return
+        if lost:
+            raise lost
     except UserError:
         if not should_stop():
             raise
