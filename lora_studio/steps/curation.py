@@ -29,7 +29,7 @@ def facts(images: Iterable[Image]) -> list[dataset.ImageFacts]:
 
 def audit(project: Project, resolution: int = 0) -> dataset.Audit:
     """The judge's findings over all pictures that are not rejected, and its flags for each."""
-    return dataset.audit(facts(project.used_images()), project.plan.kind, resolution)
+    return dataset.audit(facts(project.used_images()), project.plan, resolution)
 
 
 def keep(project: Project, ids: Iterable[int]) -> None:
