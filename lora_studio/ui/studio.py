@@ -64,13 +64,13 @@ class Studio:
 
     def audit(self, project: Project) -> dataset.Audit:
         """The judge's look at the pictures that are used. A decision to keep asks for a new one only where the picture
-        is one of several copies."""
+        is flagged or one of several copies."""
         used = [image for image in self.images(project) if image.used]
         resolution = self.resolution(project)
         which = (self._planned(project), resolution, self._looked(project))
 
-        def stamp(copies: set[int]) -> Any:
-            pictures = [(one.id, one.caption, one.crops, one.id in copies and one.decision) for one in used]
+        def stamp(weighed: set[int]) -> Any:
+            pictures = [(one.id, one.caption, one.crops, one.id in weighed and one.decision) for one in used]
             return (*which, pictures)
 
         def make() -> dataset.Audit:
@@ -78,9 +78,9 @@ class Studio:
 
         key = (project.slug, "audit")
         before = self._memory.get(key)
-        found = self.remembered(project, "audit", make, stamp(curation.in_copies(before[1]) if before else set()))
+        found = self.remembered(project, "audit", make, stamp(curation.weighed(before[1]) if before else set()))
         if before is None or found is not before[1]:  # whose decisions count is known only now
-            self._memory[key] = (stamp(curation.in_copies(found)), found)
+            self._memory[key] = (stamp(curation.weighed(found)), found)
         return found
 
     def proposals(self, project: Project) -> dict[int, curation.Proposal]:
