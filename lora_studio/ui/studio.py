@@ -10,6 +10,7 @@ from lora_studio.core.looks import Looks
 from lora_studio.core.machine import machine
 from lora_studio.core.project import Image, Project
 from lora_studio.judge import dataset
+from lora_studio.judge.facts import Flag
 from lora_studio.steps import curation, gathering, looking, tagging, training
 from lora_studio.steps.rows import Row, rows
 from lora_studio.ui.states import Facts, StepState, steps_state
@@ -83,6 +84,14 @@ class Studio:
             self._memory[key] = (stamp(curation.weighed(found)), found)
         return found
 
+    def _flags(self, project: Project, used: list[Image]) -> dict[int, list[Flag]]:
+        """What is wrong with the pictures: by the last audit as long as it saw all that are used now. The step bar asks
+        after every edit, and needs no new audit for each."""
+        before = self._memory.get((project.slug, "audit"))
+        if before and {image.id for image in used} <= {picture[0] for picture in before[0][-1]}:
+            return before[1].flags
+        return self.audit(project).flags
+
     def proposals(self, project: Project) -> dict[int, curation.Proposal]:
         """What to decide of the pictures that nobody has decided on."""
         return curation.proposals(project, images=self.images(project), found=self.audit(project))
@@ -142,7 +151,7 @@ class Studio:
         """What the step bar needs to know of a project."""
         plan, images = project.plan, self.images(project)
         used = [image for image in images if image.used]
-        flags = self.audit(project).flags if used else {}
+        flags = self._flags(project, used) if used else {}
         undecided = [
             image.id
             for image in used
