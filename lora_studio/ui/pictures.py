@@ -6,7 +6,10 @@ from typing import Any
 from lora_studio.core.project import Image, Project
 from lora_studio.ui.studio import Studio
 
-COLUMNS = ("id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "crop", "repeats", "source")
+COLUMNS = (
+    "id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "crop", "more_crops", "mask",
+    "repeats", "source",
+)  # fmt: skip
 
 
 def row(image: Image) -> list[Any]:
@@ -22,6 +25,8 @@ def row(image: Image) -> list[Any]:
         image.reason,
         image.caption,
         image.crop,
+        image.more_crops,
+        image.mask[:12],
         image.repeats,
         image.source,
     ]

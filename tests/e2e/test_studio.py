@@ -46,7 +46,7 @@ def test_from_the_sample_to_an_exported_lora(studio, browser, watch):
 
     # Curation: the flagged go out, one by hand, one comes back
     page.locator("#ls-step-curation").click()
-    page.locator("#ls-reject-flagged:enabled").click()
+    page.locator("#ls-accept-all:enabled").click()
     page.locator("#ls-filter-reject .count").get_by_text("3").wait_for()
     before = len(project.used_images())
     page.locator(".ls-cell").first.click()
