@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lora_studio import __version__
+from lora_studio import __version__, cli_curate
+from lora_studio.cli_common import Json, Named, Projects, Stopped, answer, open_project, root_of
 from lora_studio.core.errors import UserError
 from lora_studio.terminal import Bar, say, stop_flag, watch
 
@@ -25,9 +26,6 @@ MACHINES = (
     '-m lora_studio.core.jobs "{}"'
 )
 """What starts a prepared run on one of several machines; docs/several-gpus.md explains its words."""
-Projects = Annotated[Path | None, typer.Option("--projects", metavar="DIR", help="Projects folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
-Named = Annotated[str, typer.Argument(metavar="PROJECT", help="Folder name or name of the project.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, e.g. adapter.rank=16.")
 ]
@@ -36,14 +34,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 # The base of all errors in the words of a command; typer has it from click, or from its own copy of click.
 _Misunderstood: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-
-
-class Stopped(Exception):
-    """The work was stopped by the user; `answer` is what there is so far."""
-
-    def __init__(self, answer: dict[str, Any], text: str) -> None:
-        super().__init__(text)
-        self.answer = answer
 
 
 def main() -> int:
@@ -55,7 +45,7 @@ def main() -> int:
         code = app(words, prog_name="lora-studio", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Stopped as stop:
-        _answer(stop.answer, as_json)
+        answer(stop.answer, as_json)
         say(str(stop))
         return 130
     except (KeyboardInterrupt, typer.Abort):
@@ -85,14 +75,6 @@ def _fail(message: str, remedy: str, as_json: bool, code: int = 1) -> int:
     return code
 
 
-def _answer(data: dict[str, Any], as_json: bool, text: str = "") -> None:
-    """The command's answer: the data for machines, the text for people."""
-    if as_json:
-        print(json.dumps(data, ensure_ascii=False, indent=1))
-    elif text:
-        print(text)
-
-
 @app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
@@ -109,12 +91,6 @@ def options(
         studio(projects)
 
 
-def _root(projects: Path | None) -> Path:
-    from lora_studio.core import paths
-
-    return projects.expanduser().resolve() if projects else paths.default_projects()
-
-
 def _changes(words: list[str] | None) -> dict[str, str]:
     """`["adapter.rank=16"]` -> `{"adapter.rank": "16"}`. Raises SettingsError naming every word without a `=`."""
     from lora_studio.core.settings import SettingsError
@@ -124,12 +100,6 @@ def _changes(words: list[str] | None) -> dict[str, str]:
     if wrong:
         raise SettingsError(wrong)
     return {name.strip(): value.strip() for name, _, value in (word.partition("=") for word in words)}
-
-
-def _open(projects: Path | None, name: str) -> Any:
-    from lora_studio.core.project import Project
-
-    return Project.open(_root(projects), name)
 
 
 # --- the six steps ----------------------------------------------------------------------------------------------------
@@ -161,7 +131,7 @@ def new(
         plan = Plan.load({"name": name, "kind": kind, "trigger": trigger, "base": base})
     if fetch:
         _fetch(plan.base)
-    project = conception.create(_root(projects), plan)
+    project = conception.create(root_of(projects), plan)
     if not fetch and (text := conception.unfetched(plan.base)):
         say(text)
     data = {"project": project.slug, "folder": str(project.folder), "plan": project.plan.to_dict()}
@@ -169,7 +139,7 @@ def new(
     if pictures:
         data["pictures"] = str(pictures)
     step = f'lora-studio gather {project.slug} "{pictures or "PICTURES"}"'
-    _answer(data, as_json, f"{project.slug} begun in {project.folder}\nNext: {step}")
+    answer(data, as_json, f"{project.slug} begun in {project.folder}\nNext: {step}")
 
 
 def _fetch(base: str) -> None:
@@ -197,7 +167,7 @@ def gather(
     """2. Gathering: import pictures. Repeating it adds only what is new."""
     from lora_studio.steps import gathering
 
-    opened, bar = _open(projects, project), Bar()
+    opened, bar = open_project(projects, project), Bar()
     with stop_flag() as should_stop:
         result = gathering.gather(opened, sources, bar.update, should_stop)
     bar.end()
@@ -207,60 +177,13 @@ def gather(
     text = f"{result.added} added, {result.already} there already, {len(result.refused)} refused."
     if result.stopped:
         raise Stopped(data, f"Stopped: {text} Run the same command again to go on.")
-    _answer(data, as_json, text)
+    answer(data, as_json, text)
     if not result.added and not result.already:
         say("Error: no picture could be taken. Name a folder, a zip or files with pictures in them.")
         raise typer.Exit(1)
 
 
-@app.command()
-def curate(
-    project: Named,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be rejected.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take back the last edit of the project.")] = False,
-    projects: Projects = None,
-    as_json: Json = False,
-) -> None:
-    """3. Curation: reject blurred, doubled and too small pictures. Rejected ones stay in the project."""
-    from lora_studio.steps import curation
-
-    opened = _open(projects, project)
-    if undo:
-        label = opened.undo()
-        if label is None:
-            raise UserError("There is nothing to take back.", "No edit has been made yet.")
-        return _answer({"undone": label}, as_json, f"Taken back: {label}")
-    if not opened.images():
-        raise UserError(f"{opened.slug} has no pictures.", f"Gather some: lora-studio gather {opened.slug} FOLDER")
-    resolution = _resolution(opened)
-    if dry_run:
-        flags = curation.audit(opened, resolution).flags
-        names = {image.id: image.name for image in opened.images()}
-        rejected = [
-            {"id": image_id, "file": names[image_id], "reason": "; ".join(flag.text for flag in found)}
-            for image_id, found in flags.items()
-        ]
-    else:
-        rejected = curation.auto(opened, resolution)
-    findings = [
-        {"level": found.level, "text": found.text, "remedy": found.remedy} for found in _findings(opened, resolution)
-    ]
-    used = len(opened.used_images())
-    data = {"rejected": rejected, "used": used, "findings": findings, "dry_run": dry_run}
-    lines = [f"{'Would reject' if dry_run else 'Rejected'} {one['file']}: {one['reason']}" for one in rejected]
-    _answer(data, as_json, "\n".join([*lines, f"{used} pictures in use.", *(found["text"] for found in findings)]))
-
-
-def _resolution(project: Any) -> int:
-    from lora_studio.steps import training
-
-    return training.current(project).data.resolution
-
-
-def _findings(project: Any, resolution: int) -> list[Any]:
-    from lora_studio.steps import curation
-
-    return curation.audit(project, resolution).findings
+app.command()(cli_curate.curate)
 
 
 @app.command()
@@ -275,7 +198,7 @@ def tag(
     from lora_studio.core.jobs import Jobs
     from lora_studio.steps import tagging
 
-    opened = _open(projects, project)
+    opened = open_project(projects, project)
     config = tagging.recommended(opened).with_changes(_changes(set_))
     jobs = Jobs(opened.root)
     job = watch(jobs, tagging.start(opened, jobs, config))
@@ -285,7 +208,7 @@ def tag(
     for one in result["failed"]:
         say(f"Not tagged {one['file']}: {one['reason']}")
     text = f"{result['written']} captions written, {result['skipped']} left alone, {len(result['failed'])} failed."
-    _answer(result, as_json, text)
+    answer(result, as_json, text)
     if not result["written"] and not result["skipped"]:
         raise typer.Exit(1)
 
@@ -306,7 +229,7 @@ def train(
     from lora_studio.core.jobs import Jobs
     from lora_studio.steps import training
 
-    opened = _open(projects, project)
+    opened = open_project(projects, project)
     jobs = Jobs(opened.root)
     if resume:
         if preset:
@@ -323,7 +246,7 @@ def train(
         job = training.start(opened, jobs, config, prepare)
     if prepare:
         data = {"run": job.id, "folder": str(job.folder), "command": MACHINES.format(job.folder)}
-        return _answer(data, as_json, f"{job.id} is ready. Start it on each machine:\n{data['command']}")
+        return answer(data, as_json, f"{job.id} is ready. Start it on each machine:\n{data['command']}")
     job = watch(jobs, job)
     data = _run_answer(opened, jobs, job)
     if job.state == "stopped":
@@ -331,7 +254,7 @@ def train(
             data, f"Stopped at step {data['step']} of {data['total']}. Go on with: {_resume_words(opened, job)}"
         )
     text = f"{data['run']}: {data['step']} steps, {len(data['checkpoints'])} LoRA files in {data['folder']}/checkpoints"
-    _answer(data, as_json, f"{text}\n{data['verdict'].get('headline', '')}".strip())
+    answer(data, as_json, f"{text}\n{data['verdict'].get('headline', '')}".strip())
 
 
 def _run(project: Any, jobs: Any, name: str) -> str:
@@ -370,7 +293,7 @@ def examine(
     from lora_studio.core.jobs import Jobs
     from lora_studio.steps import testing
 
-    opened = _open(projects, project)
+    opened = open_project(projects, project)
     jobs = Jobs(opened.root)
     config = testing.default_config(opened).with_changes(_changes(set_))
     job = watch(jobs, testing.start(opened, jobs, config))
@@ -385,7 +308,7 @@ def examine(
     }
     if job.state == "stopped":
         raise Stopped(data, "Stopped; the pictures made so far are kept.")
-    _answer(data, as_json, f"{_recommendation(view['scorecard'])}\nPictures: {sheet}")
+    answer(data, as_json, f"{_recommendation(view['scorecard'])}\nPictures: {sheet}")
 
 
 def _recommendation(card: dict[str, Any] | None) -> str:
@@ -409,11 +332,11 @@ def export(
     from lora_studio.core.jobs import Jobs
     from lora_studio.steps import testing
 
-    opened = _open(projects, project)
+    opened = open_project(projects, project)
     chosen, why = (checkpoint, "chosen") if checkpoint else testing.best_checkpoint(opened, Jobs(opened.root))
     path = testing.export(opened, chosen, out.expanduser().resolve() if out else None, format_)
     data = {"file": str(path), "bytes": path.stat().st_size, "format": format_, "checkpoint": chosen, "why": why}
-    _answer(data, as_json, f"{path} ({path.stat().st_size / 2**20:.1f} MB, {Path(chosen).stem}: {why})")
+    answer(data, as_json, f"{path} ({path.stat().st_size / 2**20:.1f} MB, {Path(chosen).stem}: {why})")
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -428,16 +351,16 @@ def status(
     """Where a project stands, or all of them."""
     from lora_studio.core.project import Project
 
-    root = _root(projects)
+    root = root_of(projects)
     if project:
         data = _status(Project.open(root, project))
         runs = "".join(
             f"\n  {run['id']}: {run['state']}{' - ' + run['error'] if run['error'] else ''}" for run in data["jobs"]
         )
-        return _answer(data, as_json, _line(data) + runs)
+        return answer(data, as_json, _line(data) + runs)
     every = [_status(found) for found in Project.all(root)]
     text = "\n".join(map(_line, every)) or f"No projects in {root}. Begin one: lora-studio new NAME --trigger WORD"
-    _answer({"root": str(root), "projects": every}, as_json, text)
+    answer({"root": str(root), "projects": every}, as_json, text)
 
 
 def _status(project: Any) -> dict[str, Any]:
@@ -489,7 +412,7 @@ def detect(
             raise UserError(f"{file} does not exist.", "Check the path; a model on the hub must have been fetched.")
         path = fetched
     found = engine_detect.detect(path)
-    _answer(asdict(found), as_json, _facts(found))
+    answer(asdict(found), as_json, _facts(found))
     if found.problem:
         say(f"Error: {path.name}: {found.problem}")
         raise typer.Exit(1)
@@ -517,7 +440,7 @@ def studio(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
 ) -> None:
     """Open the studio in the browser (also: `serve`). A second start shows the studio that is open already."""
-    root, address = _root(projects), f"http://127.0.0.1:{port}/"
+    root, address = root_of(projects), f"http://127.0.0.1:{port}/"
     if _is_open(address, root):
         say(f"The studio is open already at {address}")
         if not no_browser:
@@ -535,8 +458,8 @@ def _is_open(address: str, root: Path) -> bool:
     import urllib.request  # slow to import, and only needed here
 
     try:
-        with urllib.request.urlopen(f"{address}api/about", timeout=1) as answer:
-            about = json.load(answer)
+        with urllib.request.urlopen(f"{address}api/about", timeout=1) as reply:
+            about = json.load(reply)
     except (OSError, ValueError):
         return False
     return about.get("name") == "lora-studio" and about.get("projects") == str(root)
@@ -556,4 +479,4 @@ def demo(
     from lora_studio import demo as showcase
 
     report = showcase.run(projects.expanduser().resolve() if projects else None, only or [], quick, watch, say)
-    _answer(report, as_json, showcase.as_text(report))
+    answer(report, as_json, showcase.as_text(report))

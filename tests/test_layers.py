@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_studio"
+COMMANDS = {"cli_common", "cli_curate", "terminal", "steps", "engine", "judge", "core"}
 ALLOWED = {
     "core": {"core"},
     "judge": {"judge", "core"},
@@ -16,7 +17,9 @@ ALLOWED = {
     "tagger": {"tagger", "core", "torchvision_ops"},
     "steps": {"steps", "engine", "tagger", "vision", "judge", "core"},
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
-    "cli": {"cli", "terminal", "demo", "ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
+    "cli": COMMANDS | {"cli", "demo", "ui", "tagger", "lora_studio"},
+    "cli_common": {"cli_common", "core"},
+    "cli_curate": COMMANDS,
     "terminal": {"terminal", "core"},
     "demo": {"demo", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "torchvision_ops": set(),

@@ -83,11 +83,16 @@ def webp(image: Image.Image, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write the picture as PNG, atomically."""
+def png(image: Image.Image) -> bytes:
+    """The picture as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write the picture as PNG, atomically."""
+    write_bytes(path, png(image))
 
 
 def _read(path: Path) -> bytes:

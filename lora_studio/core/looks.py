@@ -7,7 +7,7 @@ What was found is a function of the picture's bytes and of `what` alone: a key t
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from lora_studio.core.errors import UserError
@@ -32,6 +32,24 @@ class Looks:
         with closing(self._connect()) as connection:
             rows = connection.execute("SELECT sha256, data FROM looks WHERE what = ?", (what,))
             return {sha256: data for sha256, data in rows if sha256 in wanted}
+
+    @property
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Changes when something is put in."""
+        found = []
+        for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
+            with suppress(FileNotFoundError):  # the second comes and goes with those who read
+                found.append((path.stat().st_mtime_ns, path.stat().st_size))
+        return tuple(pair for pair in found if pair[1])
+
+    def known(self, what: str, contents: Iterable[str]) -> set[str]:
+        """Those of the contents that have a finding of kind `what`."""
+        wanted = set(contents)
+        if not self.path.exists() or not wanted:
+            return set()
+        with closing(self._connect()) as connection:
+            rows = connection.execute("SELECT sha256 FROM looks WHERE what = ?", (what,))
+            return {sha256 for (sha256,) in rows if sha256 in wanted}
 
     def put(self, what: str, found: Mapping[str, bytes]) -> None:
         """Keep findings, all or none of them. Raises UserError when the disk is full."""

@@ -48,6 +48,8 @@ class Plan(Settings):
     """The word that calls the LoRA in a prompt. Best a word the base does not know."""
     base: str = "starter"
     """The model to train on: `starter`, a file or folder, or a hub name."""
+    tagger: str = Field("starter", min_length=1)
+    """The auto-tagger that looks at the pictures: `starter`, or a folder with an open_clip model and a tag head."""
     title: str = ""
     """A short line under the name."""
     description: str = ""

@@ -30,7 +30,8 @@ from lora_studio.engine.buckets import (
     steps_for,
 )
 from lora_studio.engine.config import DataConfig, TrainConfig
-from lora_studio.engine.picture import VARIANTS, Frame, Picture, cropped, frame_of, look_of
+from lora_studio.engine.picture import VARIANTS, Picture, frame_of, look_of
+from lora_studio.engine.pixels import Frame, cropped
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -15,25 +15,11 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.images import ImageError, decode
 from lora_studio.engine.buckets import Size, fit
 from lora_studio.engine.config import DataConfig
+from lora_studio.engine.pixels import Crop, Frame, Look, crop_box, cropped, cut, placed, resized
 
 VARIANTS = 4
 """Looks kept of each picture with data.random_crop or data.color_jitter: as it is, and three by chance. Latents of so
 many are encoded once, in place of a new one in every step."""
-
-Frame = tuple[int, int, int, int, int, int]
-Crop = tuple[float, float, float, float]
-"""Left, top, right, bottom as shares of width and height."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a picture is cut and coloured this time."""
-
-    flip: bool = False
-    place: tuple[float, float] | None = None
-    """Where the bucket is cut out, from left to right and top to bottom in 0..1; None is the centre."""
-    jitter: tuple[float, float, float] | None = None
-    """Factors for brightness, contrast and saturation; None leaves the colours."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +65,6 @@ def look_of(picture: Picture, flip: bool, variant: int, config: DataConfig) -> L
     return Look(flip, place if movable else None, jitter)
 
 
-def placed(width: int, height: int, bucket: Size, place: tuple[float, float] | None) -> tuple[Size, Size]:
-    """Size to resize to so that the bucket is covered, and (left, top) of its cut; pixels."""
-    size, centre = fit(width, height, bucket)
-    if place is None:
-        return size, centre
-    left, top = (int(share * (long - short + 1)) for share, long, short in zip(place, size, bucket, strict=True))
-    return size, (left, top)
-
-
 def frame_of(picture: Picture, look: Look) -> Frame:
     """Pixels: height and width after the user's crop; top and left of the bucket's cut in the resized picture (as
     mirrored, where it is); height and width of the bucket."""
@@ -95,22 +72,6 @@ def frame_of(picture: Picture, look: Look) -> Frame:
     if look.flip:
         left = size[0] - picture.bucket[0] - left
     return picture.size[1], picture.size[0], top, left, picture.bucket[1], picture.bucket[0]
-
-
-def crop_box(width: int, height: int, crop: Crop | None) -> tuple[int, int, int, int]:
-    """The crop in pixels, at least one pixel large, inside the picture."""
-    x0, y0, x1, y1 = crop or (0.0, 0.0, 1.0, 1.0)
-    new_width = min(width, max(1, round((x1 - x0) * width)))
-    new_height = min(height, max(1, round((y1 - y0) * height)))
-    left = min(max(0, round(x0 * width)), width - new_width)
-    top = min(max(0, round(y0 * height)), height - new_height)
-    return left, top, left + new_width, top + new_height
-
-
-def cropped(width: int, height: int, crop: Crop | None) -> Size:
-    """Size in pixels after the crop."""
-    left, top, right, bottom = crop_box(width, height, crop)
-    return right - left, bottom - top
 
 
 # --- pixels ---------------------------------------------------------------------------------------------------------
@@ -122,22 +83,13 @@ def load_pixels(picture: Picture, looks: Sequence[Look]) -> list[Tensor]:
     Raises UserError naming the file when it cannot be used.
     """
     image = _decoded(picture.file, picture)
-    image = image.crop(crop_box(*image.size, picture.crop))
-    size, _ = fit(*image.size, picture.bucket)
-    resized = image.resize(size, Image.Resampling.LANCZOS)
-    return [_seen(resized, picture.bucket, look, image.size) for look in looks]
+    covering = resized(image, picture.crop, picture.bucket)
+    original = cropped(*image.size, picture.crop)
+    return [_tensor(cut(covering, original, picture.bucket, look)) for look in looks]
 
 
-def _seen(resized: Image.Image, bucket: Size, look: Look, original: Size) -> Tensor:
-    _, (left, top) = placed(*original, bucket, look.place)
-    image = resized.crop((left, top, left + bucket[0], top + bucket[1]))
-    if look.jitter:
-        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-        for enhancer, factor in zip(enhancers, look.jitter, strict=True):
-            image = enhancer(image).enhance(factor)
+def _tensor(image: Image.Image) -> Tensor:
     pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1
-    if look.flip:
-        pixels = pixels[:, ::-1]
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

@@ -223,7 +223,7 @@ def recommend(project: Project, wish: str = "balanced") -> Recommendation:
     named = {preset.name: preset for preset in presets.all_presets()}
     preset = named.get(f"{plan.kind}-{which}") or named[f"{plan.kind}-sd1"]
     settings = {**preset.settings, "data": {**preset.settings.get("data", {}), **_size(base)}}
-    count = len(project.used_images()) or advice.TARGETS[plan.kind][0]
+    count = sum(len(image.crops) for image in project.used_images()) or advice.TARGETS[plan.kind][0]
     found = advice.recommend(plan.kind, which, count, machine(project.root).device, wish, settings)
     config = TrainConfig.load(_merged(settings)).with_changes({**found.changes, **_own(plan)})
     return Recommendation(config, {**_base_reasons(plan.base, base), **found.reasons}, preset.name)

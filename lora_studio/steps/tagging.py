@@ -23,7 +23,7 @@ SKIPPED: dict[str, tuple[str, ...]] = {"style": ("style",)}
 
 def recommended(project: Project) -> TagConfig:
     """The tagger's settings for the project's kind."""
-    return TagConfig(skip_categories=SKIPPED.get(project.plan.kind, ()))
+    return TagConfig(model=project.plan.tagger, skip_categories=SKIPPED.get(project.plan.kind, ()))
 
 
 def tag_job(project: Project, config: TagConfig) -> TagJob:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from lora_studio.core import machine, paths, presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import Job, Jobs
-from lora_studio.core.project import Project
+from lora_studio.core.project import Image, Project
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
 from lora_studio.engine.config import AdapterConfig, TrainConfig, TrainJob, changed_settings
@@ -107,7 +108,7 @@ def strengths(config: AdapterConfig) -> dict[str, str]:
 
 def step_plan(project: Project, config: TrainConfig) -> StepPlan:
     """How many steps the run will have: the very formula that the trainer uses."""
-    entries = [(*curation.cropped_size(image), image.repeats, image.caption) for image in project.used_images()]
+    entries = curation.entries(project.used_images())
     return steps_for(entries, config, regularization.sizes(config.data.regularization), devices(config))
 
 
@@ -137,6 +138,10 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
     except UserError as error:
         found.append(Check("bad", error.message, error.remedy))
     found += _setting_checks(project, config, family)
+    masked = sum(bool(image.mask) for image in images)
+    if masked and config.objective.mask_outside == 1:
+        text = f"{masked} of {len(images)} pictures have a mask, but with objective.mask_outside 1 it changes nothing."
+        found.append(Check("warn", text, "Set it to 0 to learn only what the masks show, or between for a little."))
     if config.optimizer.kind == "adamw8bit" and not machine.num_cards():
         text = "optimizer.kind adamw8bit needs an NVIDIA card; there is none here."
         found.append(Check("bad", text, "Choose adamw, or came to save memory."))
@@ -246,23 +251,34 @@ def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | Non
 
 
 def snapshot(project: Project) -> dict[str, Any]:
-    """The dataset as it is now, paths relative to a run folder; the trigger alone where a caption is missing."""
-    plan = project.plan
-    return {
-        "images": [
-            {
-                "id": image.id,
-                "file": Path("../..", project.original_path(image).relative_to(project.folder)).as_posix(),
-                "caption": image.caption or plan.trigger,
-                "repeats": image.repeats,
-                "crop": image.crop,
-                "width": image.width,
-                "height": image.height,
-                "sha256": image.sha256,
-            }
-            for image in project.used_images()
-        ]
-    }
+    """The dataset as it is now, paths relative to a run folder; the trigger alone where a caption is missing.
+
+    Each crop is a picture of its own: the first has the picture's number, the next `12-2`. A mask is of the whole
+    picture; the trainer cuts it alike.
+    """
+    trigger = project.plan.trigger
+    return {"images": [entry for image in project.used_images() for entry in _entries(project, image, trigger)]}
+
+
+def _entries(project: Project, image: Image, trigger: str) -> Iterator[dict[str, Any]]:
+    mask = project.mask_path(image)
+    for number, crop in enumerate(image.crops, 1):
+        yield {
+            "id": str(image.id) if number == 1 else f"{image.id}-{number}",
+            "file": _from_run(project, project.original_path(image)),
+            "caption": image.caption or trigger,
+            "repeats": image.repeats,
+            "crop": crop,
+            "width": image.width,
+            "height": image.height,
+            "sha256": image.sha256,
+            "mask": _from_run(project, mask) if mask else None,
+        }
+
+
+def _from_run(project: Project, path: Path) -> str:
+    """A path of the project as seen from the folder of a run."""
+    return Path("../..", path.relative_to(project.folder)).as_posix()
 
 
 def settings_of(project: Project, run: str) -> TrainConfig | None:

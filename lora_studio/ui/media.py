@@ -6,10 +6,11 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
 
-from lora_studio.core import paths
+from lora_studio.core import images, paths
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import inside
 from lora_studio.core.project import Project
+from lora_studio.steps import crops, training
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 FRESH = {"Cache-Control": "private, no-cache"}
@@ -42,6 +43,20 @@ def routes(root: Path) -> APIRouter:
     def full(project: str, image: int, v: str = "") -> Response:
         found = Project.open(root, project)
         return answer(found.view_path(found.image(image)), v)
+
+    @router.get("/{project}/{image:int}/trained")
+    def trained(project: str, image: int, n: int = 0, resolution: int = 0, flip: bool = False, v: str = "") -> Response:
+        found = Project.open(root, project)
+        pixels = crops.trained_pixels(found, training.current(found), image, n, resolution, flip)
+        return Response(images.png(pixels), media_type="image/png", headers=FOREVER if v else FRESH)
+
+    @router.get("/{project}/{image:int}/mask")
+    def mask(project: str, image: int, v: str = "") -> Response:
+        found = Project.open(root, project)
+        path = found.mask_path(found.image(image))
+        if path is None or not path.is_file():
+            raise UserError(f"Picture {image} has no mask.", "Draw one, or reload the page.")
+        return answer(path, v)
 
     @router.get("/{project}/runs/{run}/samples/{name}")
     def sample(project: str, run: str, name: str, v: str = "") -> Response:

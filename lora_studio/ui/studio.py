@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio.core.jobs import ENDED, Job, Jobs
+from lora_studio.core.looks import Looks
 from lora_studio.core.machine import machine
 from lora_studio.core.project import Image, Project
 from lora_studio.judge import dataset
-from lora_studio.steps import curation, gathering, tagging
+from lora_studio.steps import curation, gathering, looking, tagging, training
+from lora_studio.steps.rows import Row, rows
 from lora_studio.ui.states import Facts, StepState, steps_state
 from lora_studio.ui.uploads import Uploads
 
 LOW_DISK = 2 * 2**30
 """Bytes free below which the sidebar warns."""
-STEP_OF = {"gather": "gathering", "tag": "tagging"}
+STEP_OF = {"gather": "gathering", "look": "curation", "tag": "tagging"}
 """Which step a folder of `jobs/` belongs to, by the first part of its name."""
 
 
@@ -52,10 +54,63 @@ class Studio:
         """All pictures of the project."""
         return self.remembered(project, "images", project.images)
 
+    def seen(self, project: Project) -> dict[str, looking.Seen]:
+        """What was found by looking at the pictures; while the job that looks runs, what was known before it."""
+        images = self.images(project)
+        stamp = (self._looked(project), len(images))
+        return self.remembered(
+            project, "seen", lambda: looking.seen(project, [image.sha256 for image in images]), stamp
+        )
+
     def audit(self, project: Project) -> dataset.Audit:
-        """The judge's look at the pictures. It depends on which are used, not on captions or on who was kept."""
-        used = [image.id for image in self.images(project) if image.used]
-        return self.remembered(project, "audit", lambda: curation.audit(project), (project.plan.kind, used))
+        """The judge's look at the pictures that are used. A decision to keep asks for a new one only where the picture
+        is one of several copies."""
+        used = [image for image in self.images(project) if image.used]
+        before = self._memory.get((project.slug, "audit"))
+        copies = curation.in_copies(before[1]) if before else set()
+        stamp = (
+            self._planned(project),
+            self.resolution(project),
+            self._looked(project),
+            [(image.id, image.caption, image.crops, image.id in copies and image.decision) for image in used],
+        )
+
+        def make() -> dataset.Audit:
+            facts = looking.facts(project, used, self.seen(project))
+            return curation.judge(project, facts, self.resolution(project))
+
+        return self.remembered(project, "audit", make, stamp)
+
+    def proposals(self, project: Project) -> dict[int, curation.Proposal]:
+        """What to decide of the pictures that nobody has decided on."""
+        return curation.proposals(project, images=self.images(project), found=self.audit(project))
+
+    def rows(self, project: Project) -> list[Row]:
+        """All pictures as the filter asks for them."""
+        images, found = self.images(project), self.audit(project)
+        stamp = (project.revision, self._planned(project), self._looked(project))
+        return self.remembered(
+            project,
+            "rows",
+            lambda: rows(project, found.flags, images, looking.facts(project, images, self.seen(project))),
+            stamp,
+        )
+
+    def resolution(self, project: Project) -> int:
+        """The side in pixels that the project will be trained at."""
+        path = project.folder / "train.json"
+        stamp = (self._planned(project), path.stat().st_mtime_ns if path.exists() else 0)
+        return self.remembered(project, "resolution", lambda: training.current(project).data.resolution, stamp)
+
+    def _planned(self, project: Project) -> int:
+        return (project.folder / "project.toml").stat().st_mtime_ns
+
+    def _looked(self, project: Project) -> Any:
+        """Changes with what was found out about the pictures, but not at every picture that the job looks at."""
+        job = looking.last(project, self.jobs)
+        if job is not None and job.state not in ENDED:
+            return job.created
+        return Looks(project.folder).stamp
 
     def running(self) -> list[Job]:
         """Jobs that have not ended, of all projects."""

@@ -1,0 +1,103 @@
+"""Crops that need no drawing: to an aspect, to the face, to the subject; and the pixels that are trained on."""
+
+import math
+from pathlib import Path
+
+from PIL import Image as Pil
+
+from lora_studio.core import images
+from lora_studio.core.errors import UserError
+from lora_studio.core.images import ImageError
+from lora_studio.core.project import Box, Image, Project
+from lora_studio.engine import pixels
+from lora_studio.engine.buckets import assign, resolutions
+from lora_studio.engine.config import TrainConfig
+from lora_studio.steps import looking, seeing
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+FACE_TO_FRAME = 3.0
+"""A crop to the face is this many faces wide and high: head, hair and shoulders. Chosen by eye."""
+FACE_BELOW = 0.15
+"""How far the middle of that crop lies below the middle of the face, in its own heights: there is more to see of
+shoulders than above the hair."""
+AIR = 0.06
+"""Air around the subject, as a share of its longer side."""
+
+
+def to_aspect(image: Image, aspect: tuple[float, float], around: Box | None = None) -> Box:
+    """The largest box of that aspect (width, height) inside the picture, its middle as near as can be to the middle of
+    `around` (else of the picture's crop). Raises UserError for an aspect that is none."""
+    width, height = aspect
+    if not (0 < width < math.inf and 0 < height < math.inf and 1 / 20 <= width / height <= 20):
+        raise UserError(f"{width:g}:{height:g} is no shape to crop to.", "Name it as width:height, e.g. 3:4.")
+    left, top, right, bottom = around or image.crop or WHOLE
+    share = (width / height) / (image.width / image.height)
+    wide, high = (1.0, 1 / share) if share > 1 else (share, 1.0)
+    return _placed((left + right) / 2, (top + bottom) / 2, wide, high)
+
+
+def to_face(project: Project, image_id: int) -> Box:
+    """A square around the largest face, with hair and shoulders. Raises UserError where no face is known."""
+    image = project.image(image_id)
+    faces = looking.faces(project, image)
+    if faces is None:
+        raise UserError(f"Nobody has looked for faces in {image.name} yet.", "Wait until the pictures were looked at.")
+    if not faces:
+        raise UserError(f"No face was found in {image.name}.", "Draw the crop by hand.")
+    left, top, right, bottom = max(faces, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    side = FACE_TO_FRAME * max((right - left) * image.width, (bottom - top) * image.height)  # pixels
+    side = min(side, image.width, image.height)
+    middle = (top + bottom) / 2 + FACE_BELOW * side / image.height
+    return _placed((left + right) / 2, middle, side / image.width, side / image.height)
+
+
+def to_subject(project: Project, image_id: int) -> Box:
+    """Around the subject as `seeing.subject` outlines it, with a little air. Raises UserError where there is none."""
+    image = project.image(image_id)
+    found = seeing.subject(project.original_path(image)).getbbox()
+    if found is None:
+        raise UserError(f"No subject stands out in {image.name}.", "Draw the crop by hand.")
+    air = AIR * max(found[2] - found[0], found[3] - found[1])
+    left, top = max(0.0, found[0] - air), max(0.0, found[1] - air)
+    right, bottom = min(image.width, found[2] + air), min(image.height, found[3] + air)
+    return left / image.width, top / image.height, right / image.width, bottom / image.height
+
+
+def named(project: Project, image_id: int, words: str) -> Box:
+    """The crop that words ask for: `face`, `subject`, or an aspect such as `3:4`. Raises UserError for others."""
+    if words == "face":
+        return to_face(project, image_id)
+    if words == "subject":
+        return to_subject(project, image_id)
+    width, _, height = words.partition(":")
+    try:
+        return to_aspect(project.image(image_id), (float(width), float(height)))
+    except ValueError:
+        raise UserError(f"{words} is nothing to crop to.", "Choose face, subject, or a shape such as 3:4.") from None
+
+
+def trained_pixels(
+    project: Project, config: TrainConfig, image_id: int, number: int = 0, resolution: int = 0, flip: bool = False
+) -> Pil.Image:
+    """The RGB pixels that the trainer encodes for crop `number` (from 0) of a picture, at a resolution that is trained
+    (0 for the main one), equal bit for bit. Raises UserError when there are none."""
+    image = project.image(image_id)
+    if not 0 <= number < len(image.crops):
+        raise UserError(f"{image.name} has no crop {number + 1}.", f"It has {len(image.crops)}.")
+    if resolution and resolution not in resolutions(config.data):
+        known = ", ".join(map(str, resolutions(config.data)))
+        raise UserError(f"Nothing is trained at {resolution}.", f"Trained sizes: {known}.")
+    crop = image.crops[number]
+    bucket = assign(*pixels.cropped(image.width, image.height, crop), config.data, resolution=resolution or None)
+    try:
+        picture = images.decode(Path(project.original_path(image)))
+    except ImageError as error:
+        raise UserError(f"{image.name} cannot be used: {error}.", "Reject it, or put the file back.") from error
+    return pixels.trained(picture, crop, bucket, pixels.Look(flip))
+
+
+def _placed(x: float, y: float, width: float, height: float) -> Box:
+    """A box of that size with its middle as near to (x, y) as the picture allows; all as shares."""
+    left = min(max(0.0, x - width / 2), 1 - width)
+    top = min(max(0.0, y - height / 2), 1 - height)
+    return left, top, min(1.0, left + width), min(1.0, top + height)

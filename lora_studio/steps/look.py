@@ -1,0 +1,224 @@
+"""The job that looks at the pictures: measures, faces, lettering, embeddings and scores of each, then the pixels of
+those that may be copies of each other.
+
+Every few pictures what was found is kept, so that a stop, a kill or a full disk loses at most those few, and the job
+goes on from there. Heavy packages are imported here and only inside of the job.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pil
+
+from lora_studio.core import images
+from lora_studio.core.errors import UserError
+from lora_studio.core.images import ImageError
+from lora_studio.core.jobs import JobContext
+from lora_studio.core.looks import Looks
+from lora_studio.core.progress import Note, Phase, Progress
+from lora_studio.core.project import Image, Project
+from lora_studio.judge import duplicates, measures
+from lora_studio.steps import looking
+
+CHUNK, CHUNK_PIXELS = 16, 48_000_000
+"""So many pictures are held decoded at once, fewer when they are large: 48 million pixels are 144 MB."""
+PAIRS = 200
+"""Comparisons between two looks at the clock of stop and progress."""
+KEPT_SCORE = 0.05
+"""Tags below are not kept: the judge asks for the likely ones only."""
+
+
+def look(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """The job's entry: config holds root and project. Returns `{"looked", "compared", "failed": [{"file", "reason"}],
+    "problem"}`; `problem` says why there was no tagger.
+
+    Pictures that are added meanwhile are looked at as well.
+    """
+    project = Project.open(Path(config["root"]), config["project"])
+    done: dict[str, Any] = {"looked": 0, "compared": 0, "failed": []}
+    tried: set[str] = set()
+    model, problem = None, ""
+    while not job.should_stop():
+        pictures = [image for image in project.images() if image.sha256 not in tried]
+        todo = _todo(project, pictures)
+        if not todo:
+            break
+        tried |= {image.sha256 for image, _ in todo}
+        if model is None and not problem and any(_needs_model(kinds) for _, kinds in todo):
+            model, problem = _tagger(project, job)
+        _look_at(project, todo, model, job, done)
+    if not job.should_stop():
+        done["compared"] = _compare(project, job)
+    return {**done, "problem": problem}
+
+
+Todo = list[tuple[Image, set[str]]]
+
+
+def _todo(project: Project, pictures: Sequence[Image]) -> Todo:
+    """Pictures with the kinds of findings that they lack. Those that could not be read before are tried again."""
+    looks = Looks(project.folder)
+    contents = {image.sha256 for image in pictures}
+    known = {key: looks.known(key, contents) for key in looking.keys(project.plan.tagger)}
+    found = [(image, {key for key, seen in known.items() if image.sha256 not in seen}) for image in pictures]
+    return [(image, kinds) for image, kinds in found if kinds]
+
+
+def _needs_model(kinds: set[str]) -> bool:
+    return any(kind.startswith("embedding-") for kind in kinds)
+
+
+def _tagger(project: Project, job: JobContext) -> tuple[Any, str]:
+    """The tagger, or why there is none: everything else is looked at all the same."""
+    from lora_studio.tagger.model import load_model
+
+    job.report(Phase("load", "Loading the tagger"))
+    try:
+        return load_model(project.plan.tagger), ""
+    except UserError as error:
+        job.report(Note(f"{error.message} {error.remedy} Likeness and tags wait for it.", "warning"))
+        return None, error.message
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One picture looked at: its findings so far, and what the tagger is to see; or the reason why there are none."""
+
+    image: Image
+    kinds: set[str]
+    found: dict[str, bytes]
+    picture: Pil.Image | None
+    reason: str = ""
+
+
+def _look_at(project: Project, todo: Todo, model: Any, job: JobContext, done: dict[str, Any]) -> None:
+    looks, total, count = Looks(project.folder), len(todo), 0
+    job.report(Phase("look", "Looking at the pictures"))
+    job.report(Progress(0, total))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for chunk in _chunks(todo):
+            if job.should_stop():
+                return
+            seen = list(pool.map(lambda entry: _see(project, *entry), chunk))
+            found = {one.image.sha256: dict(one.found) for one in seen if not one.reason}
+            if model is not None:
+                _embed(model, seen, found)
+            _keep(looks, found)
+            for one in seen:
+                if one.reason:
+                    looks.put(looking.UNREADABLE, {one.image.sha256: one.reason.encode()})
+                    done["failed"].append({"file": one.image.name, "reason": one.reason})
+                    job.report(Note(f"{one.image.name} could not be looked at: {one.reason}.", "warning"))
+            count += len(chunk)
+            done["looked"] += len(found)
+            job.report(Progress(count, total, f"Looking at {count} of {total} pictures"))
+
+
+def _chunks(todo: Todo) -> Iterator[Todo]:
+    chunk: Todo = []
+    pixels = 0
+    for image, kinds in todo:
+        size = image.width * image.height
+        if chunk and (len(chunk) == CHUNK or pixels + size > CHUNK_PIXELS):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append((image, kinds))
+        pixels += size
+    if chunk:
+        yield chunk
+
+
+def _see(project: Project, image: Image, kinds: set[str]) -> _Seen:
+    from lora_studio.vision import faces, text
+
+    try:
+        picture = images.decode(project.original_path(image))
+    except ImageError as error:
+        return _Seen(image, kinds, {}, None, str(error))
+    rgb, found = np.asarray(picture), {}
+    if measures.KEY in kinds:
+        found[measures.KEY] = measures.measure(rgb).to_bytes()
+    if looking.FACES in kinds:
+        found[looking.FACES] = json.dumps(faces.faces(rgb)).encode()
+    if looking.LETTERING in kinds:
+        found[looking.LETTERING] = json.dumps(text.lettering(rgb)).encode()
+    return _Seen(image, kinds, found, picture if _needs_model(kinds) else None)
+
+
+def _embed(model: Any, seen: list[_Seen], found: dict[str, dict[str, bytes]]) -> None:
+    asked = [one for one in seen if one.picture is not None]
+    if not asked:
+        return
+    embeddings = model.embed_images([one.picture for one in asked])
+    names = model.vocabulary.names
+    for one, embedding, scores in zip(asked, embeddings, model.tag_scores(embeddings), strict=True):
+        likely = {names[place]: round(float(scores[place]), 4) for place in np.flatnonzero(scores > KEPT_SCORE)}
+        for kind in one.kinds:
+            if kind.startswith("embedding-"):
+                found[one.image.sha256][kind] = np.asarray(embedding, np.float32).tobytes()
+            elif kind.startswith("scores-"):
+                found[one.image.sha256][kind] = json.dumps(likely).encode()
+
+
+def _keep(looks: Looks, found: dict[str, dict[str, bytes]]) -> None:
+    by_kind: dict[str, dict[str, bytes]] = {}
+    for content, kinds in found.items():
+        for kind, data in kinds.items():
+            by_kind.setdefault(kind, {})[content] = data
+    for kind, of_contents in by_kind.items():
+        looks.put(kind, of_contents)
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+def _compare(project: Project, job: JobContext) -> int:
+    """Compare the pixels of all pairs that may be copies and were not compared before; returns how many."""
+    pictures = project.images()
+    name = looking.comparison(project, pictures)
+    if not pictures or looking.is_compared(project, pictures):
+        return 0
+    job.report(Phase("compare", "Comparing what looks alike"))
+    looks = Looks(project.folder)
+    contents = {image.sha256 for image in pictures}
+    known = {one: json.loads(data) for one, data in looks.get(looking.RELATIONS, contents).items()}
+    likely = [
+        (pictures[first], pictures[second])
+        for first, second in duplicates.candidates(looking.facts(project, pictures))
+        if pictures[second].sha256 not in known.get(pictures[first].sha256, {})
+    ]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(likely), PAIRS):
+            if job.should_stop():
+                return start
+            some = likely[start : start + PAIRS]
+            relations = list(pool.map(lambda pair: _relation(project, *pair), some))
+            for (one, other), relation in zip(some, relations, strict=True):
+                known.setdefault(one.sha256, {})[other.sha256] = relation
+            touched = {one.sha256 for one, _ in some}
+            looks.put(looking.RELATIONS, {content: json.dumps(known[content]).encode() for content in touched})
+            job.report(Progress(start + len(some), len(likely), "Comparing what looks alike"))
+    looks.put(looking.COMPARED, {name: b"1"})
+    return len(likely)
+
+
+def _relation(project: Project, one: Image, other: Image) -> str | None:
+    from lora_studio.vision import same
+
+    try:
+        thumbs = [_thumb(project, image) for image in (one, other)]
+    except (ImageError, OSError):  # one of them is gone; the look at it has told so
+        return None
+    return same.relation(*thumbs)
+
+
+def _thumb(project: Project, image: Image) -> NDArray[np.uint8]:
+    with Pil.open(project.thumb_path(image)) as opened:
+        return np.asarray(opened.convert("RGB"))

@@ -1,0 +1,220 @@
+"""What is known of the pictures by looking at them: which were looked at, the job that looks at the rest, and all of it
+as the judge's facts. What was found is kept by content (core/looks.py), so nothing is looked at twice.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from lora_studio.core import captions, paths
+from lora_studio.core.files import sha256_file
+from lora_studio.core.jobs import ENDED, Job, Jobs
+from lora_studio.core.looks import Looks
+from lora_studio.core.project import Box, Image, Project
+from lora_studio.judge.facts import ImageFacts
+from lora_studio.judge.measures import KEY as MEASURES
+from lora_studio.judge.measures import Measures
+
+TARGET = "lora_studio.steps.look:look"
+FACES, LETTERING, RELATIONS, COMPARED = "faces-1", "lettering-1", "relations-1", "compared-1"
+"""Keys of the findings; count one up when its method changes."""
+UNREADABLE = "unreadable"
+MODEL_FILES = (".json", ".safetensors", ".gz")
+AESTHETIC = "aesthetic.safetensors"
+
+
+def embedding_key(tagger: str) -> str:
+    """Under which the embeddings of a tagger stand: named by the content of its files. Empty when it is not there."""
+    digest = tagger_digest(tagger)
+    return f"embedding-{digest}" if digest else ""
+
+
+def keys(tagger: str) -> tuple[str, ...]:
+    """All kinds of findings that each picture gets."""
+    digest = tagger_digest(tagger)
+    of_model = (f"embedding-{digest}", f"scores-{digest}") if digest else ()
+    return (MEASURES, FACES, LETTERING, *of_model)
+
+
+def tagger_folder(tagger: str) -> Path:
+    """Where the files of a tagger lie."""
+    return paths.assets() / "starter" / "tagger" if tagger == "starter" else Path(tagger).expanduser()
+
+
+def tagger_digest(tagger: str) -> str:
+    """16 letters that change with the content of the tagger's files; empty when there are none."""
+    folder = tagger_folder(tagger)
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.name != AESTHETIC)
+        return _digest(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=8)
+def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Reads all of the files; size and time only tell when to read them again."""
+    parts = [f"{Path(path).name} {sha256_file(Path(path))}" for path, _, _ in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else ""
+
+
+# --- what is left to do ---------------------------------------------------------------------------------------------
+
+
+def unseen(project: Project, images: Sequence[Image]) -> dict[str, set[str]]:
+    """By kind of finding, the contents that it is missing of; a picture that cannot be read is missing nothing."""
+    looks, contents = Looks(project.folder), {image.sha256 for image in images}
+    contents -= looks.known(UNREADABLE, contents)
+    return {key: contents - looks.known(key, contents) for key in keys(project.plan.tagger)}
+
+
+def missing(project: Project, images: Sequence[Image] | None = None) -> int:
+    """How many pictures are yet to be looked at; 1 when only the comparison of them all is missing."""
+    images = project.images() if images is None else images
+    left = set().union(*unseen(project, images).values())
+    return len(left) or int(bool(images) and not is_compared(project, images))
+
+
+def comparison(project: Project, images: Sequence[Image]) -> str:
+    """Name of the set of pictures whose likely copies are compared."""
+    contents = sorted(image.sha256 for image in images)
+    return hashlib.sha256("\n".join([tagger_digest(project.plan.tagger), *contents]).encode()).hexdigest()
+
+
+def is_compared(project: Project, images: Sequence[Image]) -> bool:
+    """Whether all that may be copies of each other were compared pixel by pixel."""
+    return bool(Looks(project.folder).known(COMPARED, [comparison(project, images)]))
+
+
+# --- the job --------------------------------------------------------------------------------------------------------
+
+
+def last(project: Project, jobs: Jobs) -> Job | None:
+    """The job that looks at this project's pictures, as it is or was; None before the first."""
+    folder = project.folder / "jobs" / "look-1"
+    return jobs.get(folder) if (folder / "job.json").is_file() else None
+
+
+def start(project: Project, jobs: Jobs, again: bool = False) -> Job | None:
+    """Look at what was not looked at yet, in the background; None when there is nothing to do.
+
+    One at a time: a job under way is returned as it is. One that failed or was stopped is not begun anew by itself,
+    unless pictures were added since; `again` is for a person who asks for it.
+    """
+    folder = project.folder / "jobs" / "look-1"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(project.folder / "jobs" / ".look.lock"):
+        job = last(project, jobs)
+        if job is not None and job.state not in ENDED:
+            return job
+        images = project.images()
+        if not missing(project, images):
+            return None
+        newest = max((image.added for image in images), default=0.0)
+        if job is not None and newest < job.created and not again and _gave_up(job):
+            return job
+        config = {"root": str(project.root), "project": project.slug}
+        return jobs.start(folder, TARGET, config, "Looking at the pictures", project.slug)
+
+
+def _gave_up(job: Job) -> bool:
+    """Whether the same would come of it again, or somebody did not want it."""
+    return job.state in ("failed", "stopped") or bool(job.summary.get("problem"))
+
+
+def status(project: Project, jobs: Jobs, images: Sequence[Image] | None = None) -> dict[str, Any]:
+    """`{"missing": n, "state": the job's or "", "problem": why it does not go on, "remedy"}` for the page."""
+    job, left = last(project, jobs), missing(project, images)
+    found = {"missing": left, "state": job.state if job else "", "problem": "", "remedy": ""}
+    if job is not None and left and job.state in ENDED:
+        found["problem"] = job.error or job.summary.get("problem", "")
+        found["remedy"] = job.remedy
+    return found
+
+
+# --- what is known --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found out about one picture's content; None for what was not looked at yet."""
+
+    measures: Measures | None = None
+    faces: tuple[Box, ...] | None = None
+    lettering: float | None = None
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False)
+    scores: dict[str, float] | None = field(default=None, compare=False)
+
+
+NOTHING = Seen()
+
+
+def seen(project: Project, contents: Iterable[str]) -> dict[str, Seen]:
+    """What is known of each content (SHA-256); those of which nothing is known are left out."""
+    looks, contents = Looks(project.folder), set(contents)
+    digest = tagger_digest(project.plan.tagger)
+    kinds: dict[str, tuple[str, Callable[[bytes], Any]]] = {
+        "measures": (MEASURES, Measures.from_bytes),
+        "faces": (FACES, _boxes),
+        "lettering": (LETTERING, json.loads),
+        "embedding": (f"embedding-{digest}", lambda data: np.frombuffer(data, np.float32)),
+        "scores": (f"scores-{digest}", json.loads),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, (key, read) in kinds.items():
+        for content, data in looks.get(key, contents).items():
+            found.setdefault(content, {})[name] = read(data)
+    return {content: Seen(**values) for content, values in found.items()}
+
+
+def facts(
+    project: Project, images: Iterable[Image] | None = None, known: Mapping[str, Seen] | None = None
+) -> list[ImageFacts]:
+    """What the judge knows of each picture; `known` is what `seen` gave, where at hand."""
+    images = project.images() if images is None else list(images)
+    known = seen(project, {image.sha256 for image in images}) if known is None else known
+    return [
+        ImageFacts(
+            id=image.id,
+            width=image.width,
+            height=image.height,
+            sharpness=image.sharpness,
+            phash=image.phash,
+            signature=image.signature,
+            sha256=image.sha256,
+            decision=image.decision,
+            crops=image.crops,
+            tags=tuple(captions.split(image.caption)),
+            **vars(known.get(image.sha256, NOTHING)),
+        )
+        for image in images
+    ]
+
+
+def faces(project: Project, image: Image) -> tuple[Box, ...] | None:
+    """The faces found in one picture; None when nobody has looked yet."""
+    found = Looks(project.folder).get(FACES, [image.sha256])
+    return _boxes(found[image.sha256]) if found else None
+
+
+def pairs(project: Project, images: Iterable[Image]) -> dict[tuple[str, str], str]:
+    """By two contents, how the pictures are related, for those that were compared and are copies."""
+    contents = {image.sha256 for image in images}
+    found = {}
+    for one, data in Looks(project.folder).get(RELATIONS, contents).items():
+        for other, relation in json.loads(data).items():
+            if relation and other in contents:
+                found[one, other] = relation
+    return found
+
+
+def _boxes(data: bytes) -> tuple[Box, ...]:
+    return tuple(tuple(box) for box in json.loads(data))
