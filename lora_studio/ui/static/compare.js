@@ -20,7 +20,7 @@ export function compare(first, second) {
   const table = h("table.ls-measures"), heads = [h("div.ls-compare-head"), h("div.ls-compare-head")];
   let measured = [];
   return new Promise((resolve) => {
-    const node = h("dialog.ls-viewer.ls-compare", { "aria-label": "Compare two pictures" });
+    const node = h("dialog.ls-viewer.ls-compare", { tabindex: "-1", "aria-label": "Compare two pictures" });
     const close = () => { window.removeEventListener("ls:pictures", draw); node.close(); node.remove(); resolve(); };
 
     function draw() {
@@ -34,6 +34,7 @@ export function compare(first, second) {
         place === 1 && h("th", { scope: "row" }, name),
         h("td" + (values[place] !== null && values[place] > values[1 - place] ? ".better" : ""), null, texts[place]),
       ])))));
+      if (node.open && !node.contains(document.activeElement)) node.focus(); // the button that had it was drawn anew
     }
     async function prefer(place) {
       const [best, other] = [pair[place], pair[1 - place]];
@@ -62,6 +63,7 @@ export function compare(first, second) {
     document.body.append(node);
     draw();
     node.showModal();
+    node.focus();
     if (pictures.byId.size) measure().catch((error) => { if (!(error instanceof Failure)) throw error; });
   });
 }

@@ -113,8 +113,12 @@ part("curation", (root) => {
   function drawLook() {
     const found = pictures.look;
     const job = found && found.job;
-    if (!job) { fill(look, found && found.error && h("span.ls-warn", null, found.error)); return; }
-    fill(look, h("span.ls-spinner"), h("span", null, job.state === "queued" ? "Will look at the pictures when another job has ended" : job.total ? `Looking at ${number(job.done)} of ${plural(job.total, "picture")}` : "Beginning to look at the pictures"));
+    if (job) {
+      fill(look, h("span.ls-spinner"), h("span", null, job.state === "queued" ? "Waiting to look at the pictures" : job.total ? `Looking at ${number(job.done)} of ${plural(job.total, "picture")}` : "Looking at the pictures"));
+    } else if (found && found.problem) {
+      fill(look, icon("warn", 14), h("span.ls-warn", { title: `${found.problem} ${found.remedy}` }, `Looking at the pictures ended early: ${found.problem}`),
+        h("button.ls-link", { type: "button", onclick: async () => { pictures.look = await call("curation.look_again", { project: state.project }); drawLook(); } }, "Try again"));
+    } else { fill(look); }
   }
 
   function draw() {
@@ -146,7 +150,7 @@ part("curation", (root) => {
   async function follow() {
     if (state.step !== "curation" || !pictures.loaded || pictures.project !== state.project) return;
     const before = pictures.look;
-    if (before && !before.job && !before.missing) return;
+    if (before && !before.job && (!before.missing || before.problem || before.state === "stopped")) return;
     const project = state.project;
     const found = await call("curation.look", { project }, { quiet: true });
     if (project !== pictures.project) return;

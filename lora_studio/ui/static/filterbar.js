@@ -75,7 +75,8 @@ export function filterBar({ onChange, focusGrid }) {
   function offer() {
     const { word } = wordAt(input);
     const wanted = word.toLowerCase();
-    offered = document.activeElement !== input || (!wanted && input.value.trim()) ? [] : fields.filter((one) => one.name !== wanted && (one.name.startsWith(wanted) || (wanted.length > 2 && one.text.toLowerCase().includes(wanted)))).slice(0, 9);
+    const known = fields.some((one) => one.name === wanted);
+    offered = document.activeElement !== input || known || (!wanted && input.value.trim()) ? [] : fields.filter((one) => one.name.startsWith(wanted)).slice(0, 9);
     picked = -1;
     drawWords();
   }

@@ -203,7 +203,7 @@ const DECIDED = { keep: ["kept", "good"], maybe: ["maybe", "maybe"], reject: ["r
  */
 function enlarge(now, onMove, onKey, onClosed) {
   const view = sharedView(), stage = view.stage(), line = h("div.ls-viewer-line");
-  const node = h("dialog.ls-viewer", { "aria-label": "Picture" }, stage.node, line);
+  const node = h("dialog.ls-viewer", { tabindex: "-1", "aria-label": "Picture" }, stage.node, line);
   let shown = 0;
   const close = () => { if (node.isConnected) { node.close(); node.remove(); onClosed(); } };
   function draw() {
@@ -217,6 +217,7 @@ function enlarge(now, onMove, onKey, onClosed) {
     fill(line, h("span", null, `${index + 1} / ${rows.length}`), h("span", null, image.name), h("span", null, `${image.width} × ${image.height}`),
       decided && h(`span.ls-badge.${decided[1]}`, null, decided[0]), h("span.ls-faint", null, "wheel or + zooms · arrows go on · Esc closes"),
       h("button.ls-close", { type: "button", "aria-label": "Close", onclick: close }, icon("close")));
+    if (node.open && !node.contains(document.activeElement)) node.focus(); // the button that had it was drawn anew
   }
   node.addEventListener("cancel", (event) => { event.preventDefault(); close(); });
   node.addEventListener("keydown", (event) => {
@@ -233,5 +234,6 @@ function enlarge(now, onMove, onKey, onClosed) {
   document.body.append(node);
   draw();
   node.showModal();
+  node.focus();
   return draw;
 }

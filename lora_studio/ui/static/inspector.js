@@ -24,11 +24,12 @@ export function inspector(actions) {
     }));
   }
 
-  function suggestion(image) {
+  /** The suggestion; its reason only where no flag below says it. */
+  function suggestion(image, flagged) {
     const suggested = proposal(image);
     if (!suggested) return null;
     return h(`div.ls-suggested.${suggested.decision}`, null, icon("bulb", 15),
-      h("div", null, h("b", null, `Suggested: ${suggested.decision}`), suggested.reason && h("div.ls-muted", null, suggested.reason)),
+      h("div", null, h("b", null, `Suggested: ${suggested.decision}`), suggested.reason && !flagged && h("div.ls-muted", null, suggested.reason)),
       h("button.ls-button.small", { type: "button", id: "ls-accept", title: "A", onclick: () => actions.accept([image.id]) }, "Accept ", h("kbd", null, "A")));
   }
 
@@ -44,9 +45,9 @@ export function inspector(actions) {
     shape.show(image, fresh);
     fill(title, h("div.ls-name", { title: image.name }, `#${image.id} ${image.name}`), h("div.ls-muted", null, `${image.width} × ${image.height} · ${bytes(image.size)}`));
     const seen = flags(image);
-    fill(found, suggestion(image), image.decision !== "new" && image.reason && h(`div.ls-note.${image.decision === "reject" ? "bad" : "info"}`, null, `${DECISIONS[image.decision]}: ${image.reason}`),
+    fill(found, suggestion(image, seen.length > 0), image.decision !== "new" && image.reason && h(`div.ls-note.${image.decision === "reject" ? "bad" : "info"}`, null, `${DECISIONS[image.decision]}: ${image.reason}`),
       seen.map((flag) => flagLine(image, flag)),
-      pictures.audited && !seen.length && image.decision !== "reject" && h("div.ls-note.good", null, pictures.look && pictures.look.missing ? "Nothing wrong was found so far." : "Nothing wrong was found."));
+      pictures.audited && !seen.length && !proposal(image) && image.decision !== "reject" && h("div.ls-note.good", null, pictures.look && pictures.look.missing !== 0 ? "Nothing wrong was found so far." : "Nothing wrong was found."));
   }
 
   function drawMany(ids) {

@@ -2,8 +2,8 @@
 import { Failure, call, changed, state, toast } from "./core.js";
 
 /** What the judge says of them, as curation.audit answers; empty until it has. */
-const UNKNOWN = { flags: {}, findings: [], proposals: {}, groups: [], gauges: {}, grade: null, coverage: [], look: null };
-const NONE = { revision: -1, all: [], byId: new Map(), loaded: false, audited: false, ...UNKNOWN };
+const UNKNOWN = { flags: {}, findings: [], proposals: {}, groups: [], gauges: {}, grade: null, coverage: [] };
+const NONE = { look: null, revision: -1, all: [], byId: new Map(), loaded: false, audited: false, ...UNKNOWN };
 const WITH_PICTURES = ["gathering", "curation", "tagging"];
 const LARGE = 2000; // from so many on, the judge waits for a longer pause
 
@@ -37,6 +37,7 @@ export async function load(force = false) {
       const found = await call("pictures", { project });
       if (project !== state.project) return;
       columns = found.columns;
+      if (found.rows.length !== pictures.all.length) pictures.look = null; // there may be new ones to look at
       pictures.all = found.rows.map(toObject);
       pictures.byId = new Map(pictures.all.map((image) => [image.id, image]));
       pictures.revision = found.revision;

@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lora_studio.core.jobs import ENDED
 from lora_studio.core.project import PROVENANCE
 from lora_studio.engine import buckets as engine_buckets
-from lora_studio.steps import curation, provenance, training
+from lora_studio.steps import curation, filters, looking, provenance, training
+from lora_studio.steps.rows import NUMBERS, rows
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
@@ -16,7 +18,16 @@ Ids = Annotated[list[int], Field(max_length=200_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Box = tuple[Share, Share, Share, Share]
 Decision = Literal["keep", "maybe", "reject", "new"]
-VERBS = {"keep": "Keep", "maybe": "Set aside", "reject": "Reject", "new": "Reset"}
+MEASURED = (
+    ("Sharpness", "sharpness", "{:.3f}", 1),
+    ("Faces", "faces", "{:.0f}", 0),
+    ("Lettering", "lettering", "{:.1%} of it", -1),
+    ("Aesthetic score", "aesthetic", "{:.1f} of 10", 1),
+    ("Shape", "aspect", "{:.2f} : 1", 0),
+)
+"""What is told of two pictures that are compared: title, its word in the filter, form, 1 where more is better."""
+OFFERED_FIRST = ("flagged", "new", "blur", "width", "faces", "tag", "name", "cropped", "licence")
+"""What an empty filter field suggests."""
 
 
 def functions(studio: Studio) -> dict[str, Any]:
@@ -26,56 +37,59 @@ def functions(studio: Studio) -> dict[str, Any]:
         opened = studio.open(project)
         found = studio.audit(opened)
         flags = {image_id: [_flag(flag) for flag in flags] for image_id, flags in found.flags.items()}
-        bad = {
-            image_id: "; ".join(flag["text"] for flag in flags if flag["bad"])
-            for image_id, flags in flags.items()
-            if any(flag["bad"] for flag in flags)
-        }
-        proposals = {
-            image.id: {"decision": "reject" if image.id in bad else "keep", "reason": bad.get(image.id, "")}
-            for image in studio.images(opened)
-            if image.decision == "new"
-        }
-        return {"flags": flags, "findings": found.findings, "proposals": proposals, "look": look(project)}
+        return {**vars(found), "flags": flags, "proposals": studio.proposals(opened)}
 
     def look(project: str) -> dict[str, Any]:
-        return {"missing": 0, "job": None}
+        """Look at what was not looked at yet; how far that is."""
+        opened = studio.open(project)
+        job = looking.last(opened, studio.jobs)
+        if job is None or job.state in ENDED:
+            job = looking.start(opened, studio.jobs)
+        if job is not None and job.state not in ENDED:
+            return {"missing": None, "job": {"id": job.id, "state": job.state, **studio.progress(job)}, "problem": ""}
+        return {**looking.status(opened, studio.jobs, studio.images(opened)), "job": None}
+
+    def look_again(project: str) -> dict[str, Any]:
+        looking.start(studio.open(project), studio.jobs, again=True)
+        return look(project)
 
     def decide(project: str, ids: Ids, decision: Decision) -> dict[str, Any]:
         opened = studio.open(project)
-        with opened.edit(f"{VERBS[decision]} {len(ids)} picture{'s' if len(ids) != 1 else ''}") as edit:
-            for image_id in ids:
-                edit.set(image_id, decision=decision, reason="")
+        curation.decide(opened, ids, decision)
         return pictures.changed(opened, ids)
 
     def accept(project: str, ids: Ids | None = None) -> dict[str, Any]:
         opened = studio.open(project)
-        offered = audit(project)["proposals"]
-        chosen = [one for one in (offered if ids is None else ids) if one in offered]
-        with opened.edit(f"Accept {len(chosen)} suggestion{'s' if len(chosen) != 1 else ''}") as edit:
-            for image_id in chosen:
-                edit.set(image_id, **offered[image_id])
-        return pictures.changed(opened, chosen)
+        done = curation.accept(opened, ids, studio.proposals(opened))
+        return {"accepted": len(done), **pictures.changed(opened, [one["id"] for one in done])}
 
     def choose(project: str, best: int, others: Ids, reason: str = "") -> dict[str, Any]:
         opened = studio.open(project)
-        with opened.edit(f"Keep one of {len(others) + 1}") as edit:
+        with opened.edit(f"Keep #{best}, reject {len(others)} like it") as edit:
             edit.set(best, decision="keep", reason="")
             for image_id in others:
                 edit.set(image_id, decision="reject", reason=reason or f"#{best} is kept in its place")
         return pictures.changed(opened, [best, *others])
 
     def find(project: str, text: str, sort: str = "", down: bool = False) -> dict[str, Any]:
-        return {"ids": [image.id for image in studio.images(studio.open(project)) if text in image.name]}
-
-    def fields() -> list[dict[str, str]]:
-        return []
+        test = filters.parse(text)
+        opened = studio.open(project)
+        every = studio.rows(opened)
+        ids = filters.select(every, test)
+        return {"ids": filters.order(opened, ids, sort, down, every) if sort else ids}
 
     def measures(project: str, ids: Annotated[list[int], Field(max_length=2)]) -> dict[str, Any]:
         opened = studio.open(project)
-        sharp = [opened.image(image_id).sharpness for image_id in ids]
-        rows = [{"name": "Sharpness", "texts": [f"{value:.3f}" for value in sharp], "values": sharp}]
-        return {"ids": ids, "rows": rows}
+        images = [opened.image(image_id) for image_id in ids]
+        known = rows(opened, {}, images, looking.facts(opened, images, studio.seen(opened)))
+        found = []
+        for title, name, form, better in MEASURED:
+            values = [NUMBERS[name][1](row) for row in known]
+            if any(value is not None for value in values):
+                texts = ["not looked at yet" if value is None else form.format(value) for value in values]
+                ranks = [None if value is None or not better else better * value for value in values]
+                found.append({"name": title, "texts": texts, "values": ranks})
+        return {"ids": ids, "rows": found}
 
     def origin(project: str, ids: Ids) -> dict[str, dict[str, Any]]:
         return provenance.common(studio.open(project), ids)
@@ -103,6 +117,7 @@ def functions(studio: Studio) -> dict[str, Any]:
     return {
         "curation.audit": audit,
         "curation.look": look,
+        "curation.look_again": look_again,
         "curation.decide": decide,
         "curation.accept": accept,
         "curation.choose": choose,
@@ -114,6 +129,18 @@ def functions(studio: Studio) -> dict[str, Any]:
         "curation.crop": crop,
         "curation.bucket": bucket,
     }
+
+
+def fields() -> list[dict[str, str]]:
+    """The words of the filter language with what they mean, and how they are written: `{"name", "text", "example"}`."""
+    signs = {"numbers": " < ", "words": ":", "states": "", "flags": ""}
+    found = {
+        name: {"name": name, "text": about, "example": name + signs[group]}
+        for group, words in filters.help_table().items()
+        for name, about in words.items()
+    }
+    first = [name for name in OFFERED_FIRST if name in found]
+    return [found.pop(name) for name in first] + list(found.values())
 
 
 def _flag(flag: Any) -> dict[str, Any]:
