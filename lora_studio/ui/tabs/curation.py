@@ -55,12 +55,18 @@ def functions(studio: Studio) -> dict[str, Any]:
 
     def decide(project: str, ids: Ids, decision: Decision) -> dict[str, Any]:
         opened = studio.open(project)
+        before = opened.revision
         curation.decide(opened, ids, decision)
+        if len(ids) == 1:
+            studio.patch(opened, [opened.image(ids[0])], before)
         return pictures.changed(opened, ids)
 
     def accept(project: str, ids: Ids | None = None) -> dict[str, Any]:
         opened = studio.open(project)
+        before = opened.revision
         done = curation.accept(opened, ids, studio.proposals(opened))
+        if len(done) == 1:
+            studio.patch(opened, [opened.image(done[0]["id"])], before)
         return {"accepted": len(done), **pictures.changed(opened, [one["id"] for one in done])}
 
     def choose(project: str, best: int, others: Ids, reason: str = "") -> dict[str, Any]:
