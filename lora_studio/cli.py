@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lora_studio import __version__, cli_curate
+from lora_studio import __version__, cli_curate, cli_gather, cli_keys
 from lora_studio.cli_common import Json, Named, Projects, Stopped, answer, open_project, root_of
 from lora_studio.core.errors import UserError
-from lora_studio.terminal import Bar, say, stop_flag, watch
+from lora_studio.terminal import Bar, say, watch
 
 PORT = 7860
 MACHINES = (
@@ -157,32 +157,8 @@ def _fetch(base: str) -> None:
     bar.end()
 
 
-@app.command()
-def gather(
-    project: Named,
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Pictures, folders, zips.")],
-    projects: Projects = None,
-    as_json: Json = False,
-) -> None:
-    """2. Gathering: import pictures. Repeating it adds only what is new."""
-    from lora_studio.steps import gathering
-
-    opened, bar = open_project(projects, project), Bar()
-    with stop_flag() as should_stop:
-        result = gathering.gather(opened, sources, bar.update, should_stop)
-    bar.end()
-    data = {"added": result.added, "already": result.already, "refused": [asdict(one) for one in result.refused]}
-    for one in result.refused:
-        say(f"Refused {one.file}: {one.reason}")
-    text = f"{result.added} added, {result.already} there already, {len(result.refused)} refused."
-    if result.stopped:
-        raise Stopped(data, f"Stopped: {text} Run the same command again to go on.")
-    answer(data, as_json, text)
-    if not result.added and not result.already:
-        say("Error: no picture could be taken. Name a folder, a zip or files with pictures in them.")
-        raise typer.Exit(1)
-
-
+app.command()(cli_gather.gather)
+app.command()(cli_keys.keys)
 app.command()(cli_curate.curate)
 
 

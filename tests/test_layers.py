@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_studio"
-COMMANDS = {"cli_common", "cli_curate", "terminal", "steps", "engine", "judge", "core"}
+COMMANDS = {"cli_common", "cli_curate", "cli_gather", "cli_keys", "terminal", "steps", "engine", "judge", "core"}
 ALLOWED = {
     "core": {"core"},
     "judge": {"judge", "core"},
     "vision": {"vision", "judge", "core"},
     "engine": {"engine", "core", "torchvision_ops"},
     "tagger": {"tagger", "core", "torchvision_ops"},
-    "steps": {"steps", "engine", "tagger", "vision", "judge", "core"},
+    "steps": {"steps", "engine", "tagger", "vision", "judge", "core", "lora_studio"},  # its version is told to sites
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "cli": COMMANDS | {"cli", "demo", "ui", "tagger", "lora_studio"},
     "cli_common": {"cli_common", "core"},
     "cli_curate": COMMANDS,
+    "cli_gather": COMMANDS,
+    "cli_keys": COMMANDS,
     "terminal": {"terminal", "core"},
     "demo": {"demo", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "torchvision_ops": set(),

@@ -1,6 +1,10 @@
 """Captions in tag form: tags in order, separated by commas. On clean tags `split` undoes `join`."""
 
+import re
 from collections.abc import Iterable
+
+_JAPANESE = re.compile(r"[\u3041-\u30ff]|[\u4e00-\u9fff]{2}")
+"""Kana, or two Han characters in a row: accented letters of CP1252 read as CP932 give single Han characters at most."""
 
 
 def split(caption: str) -> list[str]:
@@ -47,10 +51,25 @@ def replace(caption: str, old: str, new: Iterable[str]) -> str:
 
 
 def decode_text(data: bytes) -> str:
-    """Text of a caption file in whichever encoding it was saved: UTF-8 (with or without mark), UTF-16, else CP1252."""
+    """Text of a caption file in whichever encoding it was saved: UTF-8 or UTF-16 (with or without mark), else CP932
+    where it reads as Japanese, else CP1252. Zero bytes are dropped."""
+    return _decoded(data).replace("\0", "")
+
+
+def _decoded(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace").replace("\0", "")
+        return data.decode("utf-16", "replace")
+    for places, encoding in ((slice(1, None, 2), "utf-16-le"), (slice(0, None, 2), "utf-16-be")):
+        if len(data) >= 4 and data[places].count(0) > 0.4 * len(data) / 2:  # Latin letters leave every other byte 0
+            return data.decode(encoding, "replace")
     try:
-        return data.decode("utf-8-sig").replace("\0", "")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("cp1252", "replace").replace("\0", "")
+        pass
+    try:
+        text = data.decode("cp932")
+        if _JAPANESE.search(text):
+            return text
+    except UnicodeDecodeError:
+        pass
+    return data.decode("cp1252", "replace")

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import tempfile
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -53,6 +54,44 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, each wholly or not at all. They are synced together, which takes a fraction of the time
+    that one after the other does. Raises UserError when the disk is full or a folder cannot be written."""
+    staged: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for path, data in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".new-", suffix=".part", dir=path.parent)
+            staged[path] = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+        for temporary in staged.values():
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
+        for folder in {path.parent for path in staged}:
+            sync_folder(folder)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Free some disk space or check that the folder can be written, then try again.",
+        ) from error
+    finally:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, seconds: float = 3600) -> None:
+    """Remove half-written files that a killed program left in `folder`: those untouched for so long, so that one who
+    is writing there now is not disturbed."""
+    for path in folder.glob(".new-*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from lora_studio.core import database, images
 from lora_studio.core.errors import UserError
-from lora_studio.core.files import inside, slug, write_bytes, write_text
+from lora_studio.core.files import inside, slug, write_all, write_bytes, write_text
 from lora_studio.core.settings import Settings
 
 Kind = Literal["character", "style", "concept"]
@@ -70,6 +70,8 @@ class Plan(Settings):
     """Licence of the pictures."""
     credit: str = ""
     """Whom to thank for the pictures."""
+    background: str = Field(images.WHITE, pattern="^#[0-9a-f]{6}$")
+    """What lies under transparent pictures, as #rrggbb."""
 
     @field_validator("trigger")
     @classmethod
@@ -124,6 +126,21 @@ class Image:
     def crops(self) -> tuple[Box | None, ...]:
         """All parts that are trained on; `(None,)` for the whole picture."""
         return (self.crop, *self.more_crops)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A checked picture that is to be stored."""
+
+    data: bytes
+    """The file, byte for byte."""
+    sha256: str
+    extension: str
+    thumb: bytes
+    """WebP of at most 256 px, over `background`."""
+    background: str
+    fields: dict[str, Any]
+    """Further columns of its row."""
 
 
 class Edit:
@@ -242,20 +259,36 @@ class Project:
         with database.transaction(self._database, write=False) as connection:
             return connection.execute("SELECT 1 FROM images WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
-    def add_image(self, data: bytes, sha256: str, extension: str, thumb: bytes, fields: dict[str, Any]) -> None:
-        """Store one checked picture: files first, the row last, so that a crash leaves no row without its file."""
-        for path, content in (
-            (self.folder / "originals" / f"{sha256}{extension}", data),
-            (self.folder / "thumbs" / f"{sha256}.webp", thumb),
-        ):
-            if not path.exists():
-                write_bytes(path, content)
-        row = {"sha256": sha256, "extension": extension, "size": len(data), "added": time.time(), **fields}
-        row["phash"] = format(row.get("phash", 0), "x")
+    def add_images(self, arrivals: Sequence[Arrival]) -> dict[str, int]:
+        """Store checked pictures; returns their ids by SHA-256. Files first, all rows in one transaction last, so that
+        a crash leaves no row without its files; what is there already stays as it is."""
+        files: dict[Path, bytes] = {}
+        for one in arrivals:
+            files[self.folder / "originals" / f"{one.sha256}{one.extension}"] = one.data
+            files[self._derived_path(one.sha256, "thumbs", one.background)] = one.thumb
+        write_all({path: data for path, data in files.items() if not path.exists()})
         with database.transaction(self._database) as connection:
-            marks = ", ".join("?" for _ in row)
-            connection.execute(f"INSERT OR IGNORE INTO images ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+            for one in arrivals:
+                row = {"sha256": one.sha256, "extension": one.extension, "size": len(one.data), "added": time.time()}
+                row |= one.fields
+                row["phash"] = format(row.get("phash", 0), "x")
+                marks = ", ".join("?" for _ in row)
+                connection.execute(
+                    f"INSERT OR IGNORE INTO images ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
+                )
+            found = [
+                connection.execute("SELECT sha256, id FROM images WHERE sha256 = ?", (one.sha256,)) for one in arrivals
+            ]
+            ids = dict(tuple(rows.fetchone()) for rows in found)
             _touch(connection)
+        return ids
+
+    def set_background(self, colour: str) -> None:
+        """Lay transparent pictures over another colour from now on. Raises SettingsError for what is no #rrggbb."""
+        plan = Plan.load({**self.plan.to_dict(), "background": colour.lower()})
+        self.save_plan(plan)
+        with database.transaction(self._database) as connection:
+            _touch(connection)  # the pages show other pixels
 
     def original_path(self, image: Image) -> Path:
         """The imported file, byte for byte."""
@@ -302,10 +335,16 @@ class Project:
         return self._derived(image, "cache/views", lambda pixels: images.thumbnail(pixels, 1600))
 
     def _derived(self, image: Image, folder: str, make: Any) -> Path:
-        path = self.folder / folder / f"{image.sha256}.webp"
+        background = self.plan.background
+        path = self._derived_path(image.sha256, folder, background)
         if not path.exists():
-            write_bytes(path, make(images.decode(self.original_path(image))))
+            write_bytes(path, make(images.decode(self.original_path(image), background)))
         return path
+
+    def _derived_path(self, sha256: str, folder: str, background: str) -> Path:
+        """Over another colour than white it is another file, so that none is ever out of date."""
+        shade = "" if background == images.WHITE else f"-{background[1:]}"
+        return self.folder / folder / f"{sha256}{shade}.webp"
 
     @contextmanager
     def edit(self, label: str) -> Iterator[Edit]:
@@ -418,5 +457,6 @@ def _image(row: Any) -> Image:
     values = dict(row)
     values["phash"] = int(values["phash"], 16)
     values["crop"] = tuple(json.loads(values["crop"])) if values["crop"] else None
-    values["more_crops"] = tuple(tuple(box) for box in json.loads(values["more_crops"] or "[]"))
+    more = values["more_crops"]
+    values["more_crops"] = tuple(tuple(box) for box in json.loads(more)) if more else ()
     return Image(**values)

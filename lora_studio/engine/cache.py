@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lora_studio.core.errors import UserError
+from lora_studio.core.images import WHITE
 from lora_studio.engine.buckets import Size
 from lora_studio.engine.config import DataConfig
 from lora_studio.engine.families.base import Text
@@ -121,7 +122,9 @@ class LatentCache:
 
     def key(self, picture: Picture, look: Look) -> str:
         """Everything that the latents are made from."""
-        how = (look.flip, look.place, look.jitter)
+        how = [look.flip, look.place, look.jitter]
+        if picture.background != WHITE:
+            how.append(picture.background)
         return key("latents", picture.sha256, picture.crop, picture.bucket, self._vae, "fp32", *how)
 
     def mask_key(self, picture: Picture, look: Look) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from lora_studio.core import captions
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file
-from lora_studio.core.images import ImageError, decode
+from lora_studio.core.images import WHITE, ImageError, decode
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import (
     Size,
@@ -117,6 +117,7 @@ def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size])
             mask=mask,
             mask_sha256=_mask_sha256(mask, file) if mask else "",
             alpha_mask=config.alpha_mask,
+            background=entry.get("background", WHITE),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lora_studio.core.errors import UserError
-from lora_studio.core.images import ImageError, decode
+from lora_studio.core.images import WHITE, ImageError, decode, transparency
 from lora_studio.engine.buckets import Size, fit
 from lora_studio.engine.config import DataConfig
 from lora_studio.engine.pixels import Crop, Frame, Look, crop_box, cropped, cut, placed, resized
@@ -43,6 +43,8 @@ class Picture:
     alpha_mask: bool = False
     """Whether its own transparency is a mask as well."""
     regularization: bool = False
+    background: str = WHITE
+    """What lies under its transparent parts."""
 
     @property
     def frame(self) -> Frame:
@@ -95,7 +97,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 def _decoded(file: Path, picture: Picture) -> Image.Image:
     try:
-        return decode(file)
+        return decode(file, picture.background if file == picture.file else WHITE)
     except ImageError as error:
         what = "picture" if file == picture.file else f"mask of {picture.file.name}, "
         mend = "Reject it in Curation, or replace the file."
@@ -119,7 +121,7 @@ def load_masks(picture: Picture, looks: Sequence[Look], latent_size: Size) -> li
     UserError when nothing is left to learn.
     """
     sources = [] if picture.mask is None else [_decoded(picture.mask, picture).convert("L")]
-    if picture.alpha_mask and (alpha := _transparency(picture.file)) is not None:
+    if picture.alpha_mask and (alpha := transparency(picture.file)) is not None:
         sources.append(alpha)
     if not sources:
         return [torch.ones(1, *latent_size) for _ in looks]
@@ -142,13 +144,3 @@ def _mask_seen(whole: np.ndarray, picture: Picture, look: Look, latent_size: Siz
     if look.flip:
         part = part[:, ::-1]
     return adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(part))[None], latent_size)
-
-
-def _transparency(file: Path) -> Image.Image | None:
-    """How much is to be seen at each pixel (255 all), turned as EXIF says; None for a picture without transparency.
-    The file was decoded before, so it is whole and safe."""
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-            return None
-        return image.convert("RGBA").getchannel("A")

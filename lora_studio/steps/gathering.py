@@ -1,119 +1,160 @@
-"""Gathering: pictures from files, folders and zips into the project, each checked, none ending the import."""
+"""Gathering: pictures from files, sites, videos and other projects into the project, each checked, none ending the
+import; where they are from and whom to thank; how many there are and what to look for next."""
 
-import hashlib
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import numpy as np
-
-from lora_studio.core import captions, images
+from lora_studio.core import captions
 from lora_studio.core.errors import UserError
-from lora_studio.core.images import ImageError
 from lora_studio.core.jobs import Job, JobContext, Jobs
 from lora_studio.core.progress import Note, Phase, Progress
-from lora_studio.core.project import Plan, Project
+from lora_studio.core.project import PROVENANCE, Image, Plan, Project
 from lora_studio.judge import dataset
+from lora_studio.judge.common import plural
+from lora_studio.steps import curation, importing, looking
+from lora_studio.steps.importing import Gathered, Line, Report
+from lora_studio.steps.sources import local, projects
+from lora_studio.steps.sources.candidate import Candidate, Refused
+from lora_studio.steps.sources.config import SourceConfig
 
-CAPTIONS = (".txt", ".caption")
-SILENT = {"thumbs.db", ".ds_store", "desktop.ini"}
-MAX_ZIP_MEMBERS = 50_000
-MAX_FILES = 100_000
-
-
-@dataclass(frozen=True)
-class Refused:
-    """One file that was not taken, and why."""
-
-    file: str
-    reason: str
-
-
-@dataclass
-class Gathered:
-    """What an import did."""
-
-    added: int = 0
-    already: int = 0
-    captions: int = 0
-    refused: list[Refused] = field(default_factory=list)
-    stopped: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """`{"added": n, "already": n, "refused": [{"file", "reason"}], ...}`"""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A file that may be a picture; `read` gives its bytes, `caption` those of the text file beside it."""
-
-    name: str
-    source: str
-    read: Callable[[], bytes]
-    caption: Callable[[], bytes] | None = None
-    repeats: int = 1
-
-
-Report = Callable[[int, int, str], None]
+__all__ = [
+    "Gathered",
+    "Refused",
+    "SourceConfig",
+    "credits",
+    "gather",
+    "meter",
+    "next_to_find",
+    "set_provenance",
+    "start",
+]
+TOLD = 500
+"""Refused files in a job's summary; all of them are in its table of results and in the project's list."""
+RESULTS = "results.jsonl"
 
 
 def gather(
     project: Project,
-    sources: list[Path],
+    sources: list[Path] | SourceConfig,
     report: Report = lambda done, total, text: None,
     should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[Line], None] = lambda line: None,
 ) -> Gathered:
-    """Import every picture found in `sources` (files, folders, zips). A bad file is named and passed over.
+    """Import every picture found in `sources`. A bad file is named, kept in the project's list of those, and passed
+    over. `tell` is called for each file once it is stored or refused.
 
-    Raises UserError when a source does not exist or nothing at all was found in it. Importing again adds only what
-    is new, so an interrupted import is continued by repeating it.
+    Raises UserError when a source does not exist or is lost on the way, or nothing at all was found in it. Importing
+    again adds only what is new, so an interrupted import is continued by repeating it.
     """
-    result = Gathered()
-    candidates: list[Candidate] = []
-    for source in sources:
-        try:
-            candidates += _candidates(source.expanduser(), result)
-        except zipfile.BadZipFile:
-            result.refused.append(Refused(source.name, "damaged or not a zip file"))
-    if not candidates and not result.refused:
-        names = ", ".join(str(source) for source in sources)
-        raise UserError(f"There are no pictures in {names}.", "Name a folder, a zip or files with pictures in them.")
-    for number, candidate in enumerate(candidates):
-        if should_stop():
-            result.stopped = True
-            break
-        report(number, len(candidates), candidate.name)
-        _take(project, candidate, result)
-    else:
-        report(len(candidates), len(candidates), "")
+    config = sources if isinstance(sources, SourceConfig) else SourceConfig(paths=tuple(map(str, sources)))
+    config.check()
+    with _opened(config, project, should_stop) as (found, total):
+        signed = (_signed(one, config) for one in found)
+        result = importing.take_all(project, signed, total, report, should_stop, tell)
+    if not (result.added or result.already or result.refused or result.stopped):
+        raise UserError(*_nothing(config))
     return result
 
 
-def start(project: Project, jobs: Jobs, sources: list[Path]) -> Job:
-    """The same import as a job in the background."""
-    config = {"root": str(project.root), "project": project.slug, "sources": [str(source) for source in sources]}
+@contextmanager
+def _opened(
+    config: SourceConfig, project: Project, should_stop: Callable[[], bool]
+) -> Iterator[tuple[Iterable[Candidate | Refused], Callable[[], int]]]:
+    """The source's candidates, and how many they will be as far as is known."""
+    paths = [Path(path) for path in config.paths]
+    match config.kind:
+        case "paths":
+            listed = []
+            for one in local.candidates(paths, project):
+                listed.append(one)
+                if should_stop():
+                    break
+            yield listed, lambda: len(listed)
+        case "project":
+            listed = list(projects.candidates(config.project, project))
+            yield listed, lambda: len(listed)
+        case "video":
+            from lora_studio.steps.sources import video
+
+            yield video.candidates(paths, config.seconds, config.frames, should_stop), lambda: 0
+        case _:
+            from lora_studio.steps.sources import boorus, hub, net, urls  # here: the network's client is slow to import
+
+            source = {"urls": urls, "booru": boorus, "hub": hub}[config.kind]
+            expected = len(config.urls) if config.kind == "urls" else config.limit
+            with net.Client(should_stop=should_stop) as fetch:
+                yield source.candidates(config, fetch), lambda: expected
+
+
+def _signed(one: Candidate | Refused, config: SourceConfig) -> Candidate | Refused:
+    """With what the user said of all of them, where the source said nothing."""
+    if isinstance(one, Refused):
+        return one
+    words = {name: getattr(one, name) or getattr(config, name) for name in ("author", "licence", "consent")}
+    return replace(one, **words)
+
+
+def _nothing(config: SourceConfig) -> tuple[str, str]:
+    if config.kind == "paths":
+        return (
+            f"There are no pictures in {', '.join(config.paths)}.",
+            "Name a folder, a zip or files with pictures in them.",
+        )
+    where = {"booru": config.tags, "project": config.project, "hub": config.dataset}.get(config.kind, "")
+    return f"Nothing was found{f' for {where}' if where else ''}.", "Check the spelling, or ask for something wider."
+
+
+def start(project: Project, jobs: Jobs, sources: list[Path] | SourceConfig) -> Job:
+    """The same import as a job in the background. Its folder holds `results.jsonl`, a line for each file that grows
+    while it runs. Raises SettingsError when the source is not said."""
+    config = sources if isinstance(sources, SourceConfig) else SourceConfig(paths=tuple(map(str, sources)))
+    config.check()
+    data = {"root": str(project.root), "project": project.slug, "source": config.to_dict()}
     folder = project.new_folder("jobs", "gather")
-    return jobs.start(folder, "lora_studio.steps.gathering:job", config, "Import of pictures", project.slug)
+    return jobs.start(folder, "lora_studio.steps.gathering:job", data, "Import of pictures", project.slug)
 
 
 def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """The job's entry: config holds root, project and sources."""
+    """The job's entry: config holds root, project and source (a SourceConfig)."""
     project = Project.open(Path(config["root"]), config["project"])
     context.report(Phase("gather", "Importing pictures"))
-    told = [0.0]
+    told = [-1.0]
 
     def report(done: int, total: int, text: str) -> None:
-        if done == total or done - told[0] >= max(1, total // 200):
-            told[0] = done
+        if done == total or time.monotonic() - told[0] > 0.2:
+            told[0] = time.monotonic()
             context.report(Progress(done, total, text))
 
-    result = gather(project, [Path(source) for source in config["sources"]], report, context.should_stop)
+    with (context.folder / RESULTS).open("a", encoding="utf-8") as table:
+
+        def tell(line: Line) -> None:
+            table.write(json.dumps(line, ensure_ascii=False) + "\n")
+            table.flush()
+
+        result = gather(project, SourceConfig.load(config["source"]), report, context.should_stop, tell)
+    if result.added and not result.stopped:
+        looking.start(project, Jobs(project.root))
     if not result.added and not result.already:
         context.report(Note("No picture could be taken.", "warning"))
-    return result.to_dict()
+    return {**result.to_dict(), "refused": result.to_dict()["refused"][:TOLD], "num_refused": len(result.refused)}
+
+
+def results(folder: Path, since: int = 0) -> tuple[list[Line], int]:
+    """The table of an import's job from byte `since`, and where to go on reading next time."""
+    path = folder / RESULTS
+    if not path.exists():
+        return [], 0
+    with path.open("rb") as file:
+        file.seek(since)
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()], since + len(whole)
 
 
 def enough(plan: Plan) -> int:
@@ -136,125 +177,92 @@ def meter(plan: Plan, count: int) -> dict[str, Any]:
     return {"count": count, "low": low, "high": high, "enough": enough(plan), "text": text}
 
 
-def _take(project: Project, candidate: Candidate, result: Gathered) -> None:
-    try:
-        data = candidate.read()
-        digest = hashlib.sha256(data).hexdigest()
-        if project.has(digest):
-            result.already += 1
-            return
-        picture = images.decode(data)
-        extension = images.image_format(data)
-    except (ImageError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        result.refused.append(Refused(candidate.name, str(error) or type(error).__name__))
-        return
-    measures = dataset.measure(np.asarray(picture))
-    caption = _caption(candidate)
-    fields = {
-        "name": candidate.name,
-        "width": picture.width,
-        "height": picture.height,
-        "caption": caption,
-        "repeats": candidate.repeats,
-        "sharpness": float(measures.sharpness),
-        "phash": measures.phash,
-        "signature": measures.signature,
-        "source": candidate.source,
-    }
-    project.add_image(data, digest, extension, images.thumbnail(picture), fields)
-    result.added += 1
-    result.captions += bool(caption)
+def next_to_find(project: Project, audit: Any = None) -> list[str]:
+    """What to look for next, the most useful first: what the plan asks for and no picture shows, as far as captions
+    and the judge's look can tell. `audit` saves making it again."""
+    plan, used = project.plan, project.used_images()
+    found = []
+    coverage = getattr(audit or curation.audit(project), "coverage", ()) if used else ()
+    for aspect in coverage:
+        if aspect.missing:
+            found.append(f"{aspect.name.capitalize()}: none shows {', '.join(aspect.missing[:4])}.")
+    tags = {tag.casefold() for image in used for tag in captions.split(image.caption)}
+    unseen = [wish for wish in plan.varies if tags and not any(wish.casefold() in tag for tag in tags)]
+    if unseen:
+        found.append(f"The plan wants these to vary, and no caption names them: {', '.join(unseen[:6])}.")
+    low, high = dataset.TARGETS[plan.kind]
+    if len(used) < low:
+        found.append(f"{plural(low - len(used), 'more picture')}. {dataset.NEXT[plan.kind]}")
+    elif not found and len(used) <= high:
+        found.append(f"The number is right. Of more use than more: {dataset.NEXT[plan.kind]}")
+    if plan.defining and len(used) < low:
+        found.append(f"All should show what makes it itself: {', '.join(plan.defining[:6])}.")
+    return found
 
 
-def _caption(candidate: Candidate) -> str:
-    if candidate.caption is None:
-        return ""
-    try:
-        return captions.join(captions.split(captions.decode_text(candidate.caption()[: 2**20])))
-    except (OSError, zipfile.BadZipFile, RuntimeError):
-        return ""
+# --- whom to thank ----------------------------------------------------------------------------------------------------
 
 
-def _candidates(source: Path, result: Gathered) -> list[Candidate]:
-    if not source.exists():
-        raise UserError(f"{source} does not exist.", "Check the path.")
-    if source.is_dir():
-        return list(_from_folder(source, result))
-    if source.suffix.lower() == ".zip":
-        return list(_from_zip(source, result))
-    if source.suffix.lower() in CAPTIONS:
-        return []
-    return [_file(source, source.name, str(source.parent))]
+def set_provenance(project: Project, ids: Iterable[int], **fields: str) -> None:
+    """Say of several pictures where they are from: source, url, author, licence, consent. One undo entry.
 
-
-def _from_folder(folder: Path, result: Gathered) -> Iterator[Candidate]:
-    found = 0
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_file() or path.name.lower() in SILENT or path.suffix.lower() in CAPTIONS:
-            continue
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        found += 1
-        if found > MAX_FILES:
-            result.refused.append(
-                Refused(name, f"more than {MAX_FILES} files in one folder; import the rest separately")
-            )
-            return
-        if path.suffix.lower() == ".zip":
-            result.refused.append(Refused(name, "a zip inside a folder; import it by itself"))
-            continue
-        yield _file(path, name, str(folder))
-
-
-def _file(path: Path, name: str, source: str) -> Candidate:
-    def read() -> bytes:
-        if path.stat().st_size > images.MAX_BYTES:
-            raise ImageError(f"the file is too large (at most {images.MAX_BYTES // 2**20} MB)")
-        return path.read_bytes()
-
-    beside = next((path.with_suffix(end) for end in CAPTIONS if path.with_suffix(end).is_file()), None)
-    return Candidate(name, source, read, beside.read_bytes if beside else None, _repeats(path.parent.name))
-
-
-def _from_zip(source: Path, result: Gathered) -> Iterator[Candidate]:
-    archive = zipfile.ZipFile(source)  # closed with the last candidate that reads from it
-    members = [info for info in archive.infolist() if not info.is_dir()]
-    if len(members) > MAX_ZIP_MEMBERS:
+    Raises UserError for another field or a text that is too long."""
+    wrong = [name for name in fields if name not in PROVENANCE]
+    if wrong:
         raise UserError(
-            f"{source.name} holds {len(members)} files.", f"Split it: at most {MAX_ZIP_MEMBERS} in one zip."
+            f"{wrong[0]} is nothing that is kept of a picture's origin.", f"Known: {', '.join(PROVENANCE)}."
         )
-    by_name = {info.filename: info for info in members}
-    for info in members:
-        path = Path(info.filename)
-        if path.name.lower() in SILENT or path.name.startswith("._") or path.suffix.lower() in CAPTIONS:
-            continue
-        if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-            result.refused.append(Refused(info.filename, "its path points outside the zip"))
-            continue
-        stem = info.filename.removesuffix(path.suffix)
-        beside = next((by_name[stem + end] for end in CAPTIONS if stem + end in by_name), None)
-        yield Candidate(
-            info.filename,
-            source.name,
-            lambda info=info: _member(archive, info),
-            (lambda beside=beside: _member(archive, beside)) if beside else None,
-            _repeats(path.parent.name),
-        )
+    chosen = list(ids)
+    with project.edit(f"Origin of {plural(len(chosen), 'picture')}") as edit:
+        for image_id in chosen:
+            edit.set(image_id, **fields)
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member's bytes, at most the limit whatever its header claims."""
-    if info.flag_bits & 1:
-        raise ImageError("locked with a password")
-    with archive.open(info) as file:
-        data = file.read(images.MAX_BYTES + 1)
-    if len(data) > images.MAX_BYTES:
-        raise ImageError(f"the file is too large (at most {images.MAX_BYTES // 2**20} MB)")
-    return data
+def credits(project: Project) -> list[dict[str, Any]]:
+    """Whom the pictures in use are from: `{"author", "licence", "source", "consent", "count", "urls"}`, the largest
+    group first. A folder of this machine is named without the path that leads to it."""
+    groups: dict[tuple[str, str, str, str], list[Image]] = {}
+    for image in project.used_images():
+        groups.setdefault((image.author, image.licence, _place(image), image.consent), []).append(image)
+    rows = [
+        {
+            "author": author,
+            "licence": licence,
+            "source": source,
+            "consent": consent,
+            "count": len(members),
+            "urls": sorted({image.url for image in members if image.url}),
+        }
+        for (author, licence, source, consent), members in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["count"], row["author"], row["source"]))
 
 
-def _repeats(folder: str) -> int:
-    """`5_name` means 5 repeats, as kohya's folders do."""
-    number = folder.partition("_")[0]
-    return min(int(number), 1000) if "_" in folder and number.isdecimal() and number.isascii() and int(number) else 1
+def credits_text(project: Project) -> str:
+    """The credits to give away with the LoRA; empty where nothing is known of any picture and the plan says nothing."""
+    plan = project.plan
+    rows = [row for row in credits(project) if row["author"] or row["licence"] or row["urls"]]
+    head = [("Thanks to", plan.credit), ("Licence of the pictures", plan.licence)]
+    lines = [f"{word}: {value}" for word, value in head if value]
+    for row in rows:
+        words = [row["author"] or "author unknown", row["licence"] or "licence unknown"]
+        lines += ["", f"{', '.join(words)}: {plural(row['count'], 'picture')} from {row['source'] or 'elsewhere'}"]
+        lines += [f"  {url}" for url in row["urls"]]
+    if not lines:
+        return ""
+    total = sum(row["count"] for row in rows)
+    unknown = len(project.used_images()) - total
+    if unknown and rows:
+        lines += ["", f"Nothing is known of the origin of {plural(unknown, 'picture')}."]
+    return "\n".join([f"Pictures that {plan.name} was trained on", "", *lines]).strip() + "\n"
+
+
+def _place(image: Image) -> str:
+    """A name for where a picture is from that tells nothing of this machine."""
+    if image.origin:
+        site = json.loads(image.origin).get("site")
+        if site:
+            return str(site)
+    if image.url:
+        return urlsplit(image.url).hostname or ""
+    return Path(image.source).name if image.source else ""

@@ -20,7 +20,7 @@ from lora_studio.engine.config import BaseConfig, SampleJob, SampleRequest, Samp
 from lora_studio.engine.convert import convert
 from lora_studio.engine.detect import detect
 from lora_studio.judge import lora as judge_lora
-from lora_studio.steps import conception, training
+from lora_studio.steps import conception, gathering, training
 from lora_studio.steps.contact_sheet import contact_sheet
 from lora_studio.steps.grid import Cell, keep_cells, kept_cells
 
@@ -317,7 +317,8 @@ def export(project: Project, checkpoint: str, out: Path | None = None, format: F
     """Write the checkpoint where other programs find it; returns the path (default: the project's exports).
 
     `kohya` loads in ComfyUI, A1111, Forge, Invoke and diffusers; `diffusers` is the PEFT layout. The result is read
-    back before it takes its name. Raises UserError for an unknown checkpoint or an `out` that cannot be written.
+    back before it takes its name. Beside it, as `.credits.txt`, whom the pictures are from, where that is known.
+    Raises UserError for an unknown checkpoint or an `out` that cannot be written.
     """
     source = checkpoint_path(project, checkpoint)
     target = (
@@ -331,4 +332,6 @@ def export(project: Project, checkpoint: str, out: Path | None = None, format: F
     if target.suffix != ".safetensors":
         raise UserError(f"{target.name} is no name for a LoRA.", "Let it end in .safetensors.")
     convert(source, target, format)
+    if text := gathering.credits_text(project):
+        write_text(target.with_suffix(".credits.txt"), text)
     return target

@@ -16,7 +16,7 @@ from lora_studio.core import machine, paths, presets
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import Job, Jobs
-from lora_studio.core.project import Image, Project
+from lora_studio.core.project import Image, Plan, Project
 from lora_studio.engine import regularization
 from lora_studio.engine.buckets import StepPlan, steps_for
 from lora_studio.engine.config import AdapterConfig, TrainConfig, TrainJob, changed_settings
@@ -256,23 +256,25 @@ def snapshot(project: Project) -> dict[str, Any]:
     Each crop is a picture of its own: the first has the picture's number, the next `12-2`. A mask is of the whole
     picture; the trainer cuts it alike.
     """
-    trigger = project.plan.trigger
-    return {"images": [entry for image in project.used_images() for entry in _entries(project, image, trigger)]}
+    plan = project.plan
+    return {"images": [entry for image in project.used_images() for entry in _entries(project, image, plan)]}
 
 
-def _entries(project: Project, image: Image, trigger: str) -> Iterator[dict[str, Any]]:
+def _entries(project: Project, image: Image, plan: Plan) -> Iterator[dict[str, Any]]:
     mask = project.mask_path(image)
     for number, crop in enumerate(image.crops, 1):
         yield {
             "id": str(image.id) if number == 1 else f"{image.id}-{number}",
             "file": _from_run(project, project.original_path(image)),
-            "caption": image.caption or trigger,
+            "caption": image.caption or plan.trigger,
             "repeats": image.repeats,
             "crop": crop,
             "width": image.width,
             "height": image.height,
             "sha256": image.sha256,
+            "background": plan.background,
             "mask": _from_run(project, mask) if mask else None,
+            "background": plan.background,
         }
 
 

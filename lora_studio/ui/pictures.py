@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from lora_studio.core.images import WHITE
 from lora_studio.core.project import Image, Project
 from lora_studio.ui.studio import Studio
 
@@ -12,11 +13,16 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def row(image: Image) -> list[Any]:
-    """One picture in the order of COLUMNS; `v` changes with its content and makes its address cacheable."""
+def version(image: Image, background: str) -> str:
+    """Changes with what is seen of the picture, and so makes its address cacheable."""
+    return image.sha256[:12] + ("" if background == WHITE else background[1:])
+
+
+def row(image: Image, background: str) -> list[Any]:
+    """One picture in the order of COLUMNS; `v` is its version."""
     return [
         image.id,
-        image.sha256[:12],
+        version(image, background),
         image.name,
         image.width,
         image.height,
@@ -34,10 +40,12 @@ def row(image: Image) -> list[Any]:
 
 def changed(project: Project, ids: Iterable[int]) -> dict[str, Any]:
     """What an edit answers: the rows of `ids` as they are now, and the revision that they belong to."""
-    wanted = set(ids)
+    wanted, background = set(ids), project.plan.background
     if len(wanted) <= 50:
-        return {"revision": project.revision, "rows": [row(project.image(image_id)) for image_id in sorted(wanted)]}
-    return {"revision": project.revision, "rows": [row(image) for image in project.images() if image.id in wanted]}
+        found = [project.image(image_id) for image_id in sorted(wanted)]
+    else:
+        found = [image for image in project.images() if image.id in wanted]
+    return {"revision": project.revision, "rows": [row(image, background) for image in found]}
 
 
 def functions(studio: Studio) -> dict[str, Any]:
@@ -45,7 +53,8 @@ def functions(studio: Studio) -> dict[str, Any]:
 
     def pictures(project: str) -> dict[str, Any]:
         opened = studio.open(project)
-        revision = opened.revision
-        return {"revision": revision, "columns": COLUMNS, "rows": [row(image) for image in studio.images(opened)]}
+        revision, background = opened.revision, opened.plan.background
+        rows = [row(image, background) for image in studio.images(opened)]
+        return {"revision": revision, "columns": COLUMNS, "rows": rows}
 
     return {"pictures": pictures}

@@ -4,6 +4,7 @@ from typing import Any
 
 from lora_studio.core.jobs import Job
 from lora_studio.core.project import Project
+from lora_studio.ui.pictures import version
 from lora_studio.ui.studio import Studio, step_of
 
 
@@ -58,7 +59,7 @@ def _line(studio: Studio, project: Project, busy: bool) -> dict[str, Any]:
         "kind": plan.kind,
         "base": plan.base,
         "pictures": len(used),
-        "thumb": {"id": first.id, "v": first.sha256[:12]} if first else None,
+        "thumb": {"id": first.id, "v": version(first, plan.background)} if first else None,
         "busy": busy,
     }
 

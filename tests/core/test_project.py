@@ -8,7 +8,8 @@ import pytest
 from PIL import Image as Pil
 
 from lora_studio.core.errors import UserError
-from lora_studio.core.project import Plan, Project
+from lora_studio.core.images import WHITE
+from lora_studio.core.project import Arrival, Plan, Project
 
 
 def add(project: Project, colour: str, **fields) -> int:
@@ -16,8 +17,8 @@ def add(project: Project, colour: str, **fields) -> int:
     Pil.new("RGB", (64, 48), colour).save(buffer, "PNG")
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest()
-    project.add_image(data, digest, ".png", b"thumb", {"name": f"{colour}.png", "width": 64, "height": 48, **fields})
-    return next(image.id for image in project.images() if image.sha256 == digest)
+    row = {"name": f"{colour}.png", "width": 64, "height": 48, **fields}
+    return project.add_images([Arrival(data, digest, ".png", b"thumb", WHITE, row)])[digest]
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from PIL import Image
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Jobs, run_inline
 from lora_studio.core.project import Plan, Project
+from lora_studio.core.settings import SettingsError
 from lora_studio.judge import dataset
 from lora_studio.steps import conception, gathering
+from lora_studio.steps.sources.config import SourceConfig
 
 
 def picture(seed: int, size=(48, 40)) -> bytes:
@@ -95,21 +97,29 @@ def test_an_empty_folder_and_a_missing_one_say_so(project, tmp_path):
 
 
 def test_a_stopped_import_is_continued_by_repeating_it(project, pile):
-    calls = iter([False, False, True])
-    first = gathering.gather(project, [pile], should_stop=lambda: next(calls))
-    assert first.stopped and len(project.images()) <= 2
+    seen: list[str] = []
+    first = gathering.gather(project, [pile], lambda *told: seen.append(told[2]), lambda: len(seen) >= 2)
+    assert first.stopped and len(seen) == 2 and len(project.images()) <= 2
+    assert len(project.images()) == first.added
     gathering.gather(project, [pile])
     assert len(project.images()) == 4
 
 
 def test_the_job_does_the_same_and_tells_how_far_it_is(project, pile, tmp_path):
-    config = {"root": str(project.root), "project": project.slug, "sources": [str(pile)]}
+    source = SourceConfig(paths=(str(pile),)).to_dict()
+    config = {"root": str(project.root), "project": project.slug, "source": source}
     seen: list[dict] = []
-    summary = run_inline(
-        project.new_folder("jobs", "gather"), "lora_studio.steps.gathering:job", config, listen=seen.append
-    )
-    assert summary["added"] == 4 and summary["refused"][0].keys() == {"file", "reason"}
+    folder = project.new_folder("jobs", "gather")
+    summary = run_inline(folder, "lora_studio.steps.gathering:job", config, listen=seen.append)
+    assert summary["added"] == 4 and summary["refused"][0].keys() == {"file", "reason", "source"}
     assert [event["done"] for event in seen if event["event"] == "Progress"][-1] == 8
+    lines, place = gathering.results(folder)
+    found = {line["name"]: line["result"] for line in lines}
+    assert len(lines) == 8 and gathering.results(folder, place) == ([], place)
+    assert found["a.png"] == "added" and found["double.png"] == "already" and found["cut.png"] == "refused"
+    ids = {image.name: image.id for image in project.images()}
+    assert {line["id"] for line in lines if line["name"] in ("a.png", "double.png")} == {ids["a.png"]}
+    assert all(line["reason"] for line in lines if line["result"] == "refused")
 
 
 def test_a_job_in_the_background_imports_too(project, pile):
@@ -142,3 +152,69 @@ def test_a_samples_good_pictures_are_enough(kind):
     found = conception.sample(kind)
     good = [path for path in found.pictures.glob("*.png") if path.stem.rpartition("_")[2].isdecimal()]
     assert len(good) >= gathering.enough(found.plan)
+
+
+def test_a_refused_file_is_listed_until_it_can_be_taken(project, pile):
+    gathering.gather(project, [pile])
+    gathering.gather(project, [pile])
+    listed = {row["name"]: row for row in project.quarantined()}
+    assert set(listed) == {"notes.png", "empty.png", "cut.png"} and len(project.quarantined()) == 3
+    assert listed["empty.png"]["reason"] == "the file is empty (0 bytes)"
+    assert listed["empty.png"]["source"] == str(pile)
+    (pile / "empty.png").write_bytes(picture(9))
+    assert gathering.gather(project, [pile]).added == 1
+    assert {row["name"] for row in project.quarantined()} == {"notes.png", "cut.png"}
+
+
+def test_what_the_user_says_of_a_source_is_kept_and_never_covers_what_the_source_says(project, pile):
+    other = Project.create(project.root, Plan(name="other"))
+    gathering.gather(other, SourceConfig(paths=(str(pile),), author="Ada"))
+    assert {image.author for image in other.images()} == {"Ada"}
+    gathering.gather(project, SourceConfig(kind="project", project="other", author="Bob", licence="CC0-1.0"))
+    assert {(image.author, image.licence) for image in project.images()} == {("Ada", "CC0-1.0")}
+
+
+def test_origins_are_edited_together_and_taken_back_at_once(project, pile):
+    gathering.gather(project, [pile])
+    ids = [image.id for image in project.images()]
+    gathering.set_provenance(project, ids[:3], author="Ada", licence="CC BY 4.0")
+    assert [image.author for image in project.images()] == ["Ada"] * 3 + [""]
+    assert project.undo() == "Origin of 3 pictures"
+    assert {image.author for image in project.images()} == {""}
+    with pytest.raises(UserError, match="autor"):
+        gathering.set_provenance(project, ids, autor="Ada")
+
+
+def test_credits_are_grouped_and_tell_nothing_of_this_machine(project, pile):
+    gathering.gather(project, [pile])
+    ids = [image.id for image in project.images()]
+    gathering.set_provenance(project, ids[:2], author="Ada", licence="CC BY 4.0", url="https://art.example/7")
+    rows = gathering.credits(project)
+    assert [(row["author"], row["source"], row["count"]) for row in rows] == [
+        ("", pile.name, 2),
+        ("Ada", "art.example", 2),
+    ]
+    text = gathering.credits_text(project)
+    assert "Ada, CC BY 4.0: 2 pictures from art.example" in text and "https://art.example/7" in text
+    assert "Nothing is known of the origin of 2 pictures." in text and str(pile.parent) not in text
+
+
+def test_nothing_known_gives_no_credits(project, pile):
+    gathering.gather(project, [pile])
+    assert gathering.credits_text(project) == ""
+
+
+def test_what_to_look_for_next_follows_from_the_plan_and_the_captions(project, pile):
+    project.save_plan(project.plan.with_changes({"varies": ["hat", "café"]}))
+    assert "more pictures" in " ".join(gathering.next_to_find(project))
+    gathering.gather(project, [pile])
+    said = " ".join(gathering.next_to_find(project))
+    assert "no caption names them: hat" in said and "café" not in said
+    assert "11 more pictures" in said
+
+
+@pytest.mark.parametrize("kind", ["paths", "urls", "booru", "video", "project", "hub"])
+def test_a_source_that_is_not_said_is_named_before_anything_is_begun(project, tmp_path, kind):
+    with pytest.raises(SettingsError, match="is empty"):
+        gathering.start(project, Jobs(project.root), SourceConfig(kind=kind))
+    assert not (project.folder / "jobs").exists()

@@ -88,13 +88,13 @@ def _shown(studio: Studio, job: Job) -> dict[str, Any]:
         "already": summary.get("already", 0),
         "captions": summary.get("captions", 0),
         "refused": refused[:MAX_REFUSED],
-        "num_refused": len(refused),
+        "num_refused": summary.get("num_refused", 0),
         **studio.progress(job),
     }
 
 
 def _forget_upload(studio: Studio, job: Job) -> None:
-    for source in job.config.get("sources", []):
+    for source in job.config["source"]["paths"]:
         if Path(source).parent == studio.uploads.folder:
             studio.uploads.finish(Path(source).name)
 
