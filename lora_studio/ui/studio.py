@@ -1,7 +1,7 @@
 """What the handlers of the page share: the projects folder, the jobs, and a memory of what was read from them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,32 +63,51 @@ class Studio:
             project, "seen", lambda: looking.seen(project, [image.sha256 for image in images]), stamp
         )
 
+    def patch(self, project: Project, changed: Iterable[Image], before: int) -> None:
+        """Take over pictures that an edit of this process changed, in place of reading all again. `before` is the
+        revision that it began with; when anybody else changed something too, all are read at the next use."""
+        key, changes = (project.slug, "images"), {image.id: image for image in changed}
+        with self._lock:
+            stamp, images = self._memory.get(key, ((-1, 0), []))
+            fresh = [changes.get(image.id, image) for image in images]
+            if stamp[0] == before and project.revision == before + 1 and fresh != images:
+                self._memory[key] = ((before + 1, stamp[1]), fresh)
+
     def audit(self, project: Project) -> dataset.Audit:
         """The judge's look at the pictures that are used. A decision to keep asks for a new one only where the picture
         is flagged or one of several copies."""
         used = [image for image in self.images(project) if image.used]
-        resolution = self.resolution(project)
-        which = (self._planned(project), resolution, self._looked(project))
-
-        def stamp(weighed: set[int]) -> Any:
-            pictures = [(one.id, one.caption, one.crops, one.id in weighed and one.decision) for one in used]
-            return (*which, pictures)
+        before = self._memory.get((project.slug, "audit"))
 
         def make() -> dataset.Audit:
-            return curation.judge(project, looking.facts(project, used, self.seen(project)), resolution)
+            facts = looking.facts(project, used, self.seen(project))
+            return curation.judge(project, facts, self.resolution(project))
 
-        key = (project.slug, "audit")
-        before = self._memory.get(key)
-        found = self.remembered(project, "audit", make, stamp(curation.weighed(before[1]) if before else set()))
+        found = self.remembered(
+            project, "audit", make, self._audited(project, used, curation.weighed(before[1]) if before else set())
+        )
         if before is None or found is not before[1]:  # whose decisions count is known only now
-            self._memory[key] = (stamp(curation.weighed(found)), found)
+            self._memory[project.slug, "audit"] = (self._audited(project, used, curation.weighed(found)), found)
         return found
 
-    def _flags(self, project: Project, used: list[Image]) -> dict[int, list[Flag]]:
-        """What is wrong with the pictures: by the last audit as long as it saw all that are used now. The step bar asks
-        after every edit, and needs no new audit for each."""
-        before = self._memory.get((project.slug, "audit"))
-        if before and {image.id for image in used} <= {picture[0] for picture in before[0][-1]}:
+    def _audited(self, project: Project, used: list[Image], weighed: Container[int] = ()) -> tuple[Any, ...]:
+        """What an audit depends on; last the pictures: (id, caption, crops, decision where it matters)."""
+        return (
+            self._planned(project),
+            self.resolution(project),
+            self._looked(project),
+            [(image.id, image.caption, image.crops, image.id in weighed and image.decision) for image in used],
+        )
+
+    def _flags(self, project: Project, used: list[Image]) -> Mapping[int, list[Flag]]:
+        """The flags, for the step bar: of the last audit while that has seen all of these pictures. Taking some out
+        mends few of the others, and to judge 10,000 anew at every rejection would hold up the next decision."""
+        before, stamp = self._memory.get((project.slug, "audit")), self._audited(project, used)
+        if (
+            before
+            and before[0][:-1] == stamp[:-1]
+            and {one[0] for one in stamp[-1]} <= {one[0] for one in before[0][-1]}
+        ):
             return before[1].flags
         return self.audit(project).flags
 
