@@ -5,6 +5,7 @@ as the judge's facts. What was found is kept by content (core/looks.py), so noth
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,33 +16,35 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from lora_studio.core import captions, paths
+from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file
+from lora_studio.core.images import WHITE
 from lora_studio.core.jobs import ENDED, Job, Jobs
 from lora_studio.core.looks import Looks
-from lora_studio.core.project import Box, Image, Project
+from lora_studio.core.project import Box, Image, Plan, Project
 from lora_studio.judge.facts import ImageFacts
 from lora_studio.judge.measures import KEY as MEASURES
 from lora_studio.judge.measures import Measures
+from lora_studio.tagger import aesthetic
 
 TARGET = "lora_studio.steps.look:look"
 FACES, LETTERING, RELATIONS, COMPARED = "faces-1", "lettering-1", "relations-1", "compared-1"
 """Keys of the findings; count one up when its method changes."""
 UNREADABLE = "unreadable"
 MODEL_FILES = (".json", ".safetensors", ".gz")
-AESTHETIC = "aesthetic.safetensors"
 
 
-def embedding_key(tagger: str) -> str:
-    """Under which the embeddings of a tagger stand: named by the content of its files. Empty when it is not there."""
-    digest = tagger_digest(tagger)
-    return f"embedding-{digest}" if digest else ""
+def names(plan: Plan) -> dict[str, str]:
+    """The key of each kind of finding, by the field of Seen; without those of the tagger where there is none.
 
-
-def keys(tagger: str) -> tuple[str, ...]:
-    """All kinds of findings that each picture gets."""
-    digest = tagger_digest(tagger)
-    of_model = (f"embedding-{digest}", f"scores-{digest}") if digest else ()
-    return (MEASURES, FACES, LETTERING, *of_model)
+    What is seen of a transparent picture depends on the colour behind it, so keys name the colour unless it is white.
+    """
+    digest = tagger_digest(plan.tagger)
+    found = {"measures": MEASURES, "faces": FACES, "lettering": LETTERING}
+    if digest:
+        found |= {"embedding": f"embedding-{digest}", "scores": f"scores-{digest}"}
+    behind = "" if plan.background == WHITE else f" on {plan.background}"
+    return {name: key + behind for name, key in found.items()}
 
 
 def tagger_folder(tagger: str) -> Path:
@@ -49,11 +52,19 @@ def tagger_folder(tagger: str) -> Path:
     return paths.assets() / "starter" / "tagger" if tagger == "starter" else Path(tagger).expanduser()
 
 
+def no_tagger(plan: Plan) -> str:
+    """A sentence when the plan's tagger is not there, with the way out; else nothing."""
+    if tagger_digest(plan.tagger):
+        return ""
+    remedy = "Choose starter, or a folder with an open_clip model and a tag head."
+    return f"There is no tagger at {plan.tagger}, so likeness and tags are not known. {remedy}"
+
+
 def tagger_digest(tagger: str) -> str:
     """16 letters that change with the content of the tagger's files; empty when there are none."""
     folder = tagger_folder(tagger)
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.name != AESTHETIC)
+        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.name != aesthetic.FILE)
         return _digest(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
     except OSError:
         return ""
@@ -73,7 +84,7 @@ def unseen(project: Project, images: Sequence[Image]) -> dict[str, set[str]]:
     """By kind of finding, the contents that it is missing of; a picture that cannot be read is missing nothing."""
     looks, contents = Looks(project.folder), {image.sha256 for image in images}
     contents -= looks.known(UNREADABLE, contents)
-    return {key: contents - looks.known(key, contents) for key in keys(project.plan.tagger)}
+    return {key: contents - looks.known(key, contents) for key in names(project.plan).values()}
 
 
 def missing(project: Project, images: Sequence[Image] | None = None) -> int:
@@ -134,10 +145,22 @@ def status(project: Project, jobs: Jobs, images: Sequence[Image] | None = None) 
     """`{"missing": n, "state": the job's or "", "problem": why it does not go on, "remedy"}` for the page."""
     job, left = last(project, jobs), missing(project, images)
     found = {"missing": left, "state": job.state if job else "", "problem": "", "remedy": ""}
-    if job is not None and left and job.state in ENDED:
+    if job is not None and job.state in ENDED:
         found["problem"] = job.error or job.summary.get("problem", "")
         found["remedy"] = job.remedy
+    if not left and not found["problem"]:
+        found |= _head_problem(project, project.images()[:1] if images is None else images[:1])
     return found
+
+
+def _head_problem(project: Project, images: Sequence[Image]) -> dict[str, str]:
+    """What is wrong with the aesthetic head, as `status` tells it."""
+    data = Looks(project.folder).get(names(project.plan).get("embedding", ""), [image.sha256 for image in images])
+    try:
+        _add_aesthetic(project.plan, [{"embedding": np.frombuffer(one, np.float32)} for one in data.values()])
+    except UserError as error:
+        return {"problem": error.message, "remedy": error.remedy}
+    return {}
 
 
 # --- what is known --------------------------------------------------------------------------------------------------
@@ -152,6 +175,7 @@ class Seen:
     lettering: float | None = None
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
     scores: dict[str, float] | None = field(default=None, compare=False)
+    aesthetic: float | None = None
 
 
 NOTHING = Seen()
@@ -160,19 +184,28 @@ NOTHING = Seen()
 def seen(project: Project, contents: Iterable[str]) -> dict[str, Seen]:
     """What is known of each content (SHA-256); those of which nothing is known are left out."""
     looks, contents = Looks(project.folder), set(contents)
-    digest = tagger_digest(project.plan.tagger)
-    kinds: dict[str, tuple[str, Callable[[bytes], Any]]] = {
-        "measures": (MEASURES, Measures.from_bytes),
-        "faces": (FACES, _boxes),
-        "lettering": (LETTERING, json.loads),
-        "embedding": (f"embedding-{digest}", lambda data: np.frombuffer(data, np.float32)),
-        "scores": (f"scores-{digest}", json.loads),
+    reads: dict[str, Callable[[bytes], Any]] = {
+        "measures": Measures.from_bytes,
+        "faces": _boxes,
+        "lettering": json.loads,
+        "embedding": lambda data: np.frombuffer(data, np.float32),
+        "scores": json.loads,
     }
     found: dict[str, dict[str, Any]] = {}
-    for name, (key, read) in kinds.items():
+    for name, key in names(project.plan).items():
         for content, data in looks.get(key, contents).items():
-            found.setdefault(content, {})[name] = read(data)
+            found.setdefault(content, {})[name] = reads[name](data)
+    with suppress(UserError):  # `status` tells of a damaged head; all else is known without it
+        _add_aesthetic(project.plan, [values for values in found.values() if "embedding" in values])
     return {content: Seen(**values) for content, values in found.items()}
+
+
+def _add_aesthetic(plan: Plan, found: list[dict[str, Any]]) -> None:
+    """The score of each embedding, where a head lies in the tagger's folder. Raises UserError for a damaged one."""
+    head = aesthetic.load_head(plan.tagger, len(found[0]["embedding"])) if found else None
+    if head is not None:
+        for values, score in zip(found, head.score(np.stack([one["embedding"] for one in found])), strict=True):
+            values["aesthetic"] = round(float(score), 3)
 
 
 def facts(
@@ -201,13 +234,13 @@ def facts(
 
 def faces(project: Project, image: Image) -> tuple[Box, ...] | None:
     """The faces found in one picture; None when nobody has looked yet."""
-    found = Looks(project.folder).get(FACES, [image.sha256])
+    found = Looks(project.folder).get(names(project.plan)["faces"], [image.sha256])
     return _boxes(found[image.sha256]) if found else None
 
 
-def pairs(project: Project, images: Iterable[Image]) -> dict[tuple[str, str], str]:
-    """By two contents, how the pictures are related, for those that were compared and are copies."""
-    contents = {image.sha256 for image in images}
+def pairs(project: Project, contents: Iterable[str]) -> dict[tuple[str, str], str]:
+    """By two contents, what the second is to the first, for those that were compared and are copies."""
+    contents = set(contents)
     found = {}
     for one, data in Looks(project.folder).get(RELATIONS, contents).items():
         for other, relation in json.loads(data).items():

@@ -7,7 +7,10 @@ from lora_studio.core.images import WHITE
 from lora_studio.core.project import Image, Project
 from lora_studio.ui.studio import Studio
 
-COLUMNS = ("id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "crop", "repeats", "source")
+COLUMNS = (
+    "id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "crop", "more_crops", "mask",
+    "repeats", "source",
+)  # fmt: skip
 
 
 def version(image: Image, background: str) -> str:
@@ -28,6 +31,8 @@ def row(image: Image, background: str) -> list[Any]:
         image.reason,
         image.caption,
         image.crop,
+        image.more_crops,
+        image.mask[:12],
         image.repeats,
         image.source,
     ]

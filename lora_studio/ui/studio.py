@@ -1,7 +1,7 @@
 """What the handlers of the page share: the projects folder, the jobs, and a memory of what was read from them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lora_studio.core.looks import Looks
 from lora_studio.core.machine import machine
 from lora_studio.core.project import Image, Project
 from lora_studio.judge import dataset
+from lora_studio.judge.facts import Flag
 from lora_studio.steps import curation, gathering, looking, tagging, training
 from lora_studio.steps.rows import Row, rows
 from lora_studio.ui.states import Facts, StepState, steps_state
@@ -62,24 +63,53 @@ class Studio:
             project, "seen", lambda: looking.seen(project, [image.sha256 for image in images]), stamp
         )
 
+    def patch(self, project: Project, changed: Iterable[Image], before: int) -> None:
+        """Take over pictures that an edit of this process changed, in place of reading all again. `before` is the
+        revision that it began with; when anybody else changed something too, all are read at the next use."""
+        key, changes = (project.slug, "images"), {image.id: image for image in changed}
+        with self._lock:
+            stamp, images = self._memory.get(key, ((-1, 0), []))
+            fresh = [changes.get(image.id, image) for image in images]
+            if stamp[0] == before and project.revision == before + 1 and fresh != images:
+                self._memory[key] = ((before + 1, stamp[1]), fresh)
+
     def audit(self, project: Project) -> dataset.Audit:
         """The judge's look at the pictures that are used. A decision to keep asks for a new one only where the picture
-        is one of several copies."""
+        is flagged or one of several copies."""
         used = [image for image in self.images(project) if image.used]
         before = self._memory.get((project.slug, "audit"))
-        copies = curation.in_copies(before[1]) if before else set()
-        stamp = (
-            self._planned(project),
-            self.resolution(project),
-            self._looked(project),
-            [(image.id, image.caption, image.crops, image.id in copies and image.decision) for image in used],
-        )
 
         def make() -> dataset.Audit:
             facts = looking.facts(project, used, self.seen(project))
             return curation.judge(project, facts, self.resolution(project))
 
-        return self.remembered(project, "audit", make, stamp)
+        found = self.remembered(
+            project, "audit", make, self._audited(project, used, curation.weighed(before[1]) if before else set())
+        )
+        if before is None or found is not before[1]:  # whose decisions count is known only now
+            self._memory[project.slug, "audit"] = (self._audited(project, used, curation.weighed(found)), found)
+        return found
+
+    def _audited(self, project: Project, used: list[Image], weighed: Container[int] = ()) -> tuple[Any, ...]:
+        """What an audit depends on; last the pictures: (id, caption, crops, decision where it matters)."""
+        return (
+            self._planned(project),
+            self.resolution(project),
+            self._looked(project),
+            [(image.id, image.caption, image.crops, image.id in weighed and image.decision) for image in used],
+        )
+
+    def _flags(self, project: Project, used: list[Image]) -> Mapping[int, list[Flag]]:
+        """The flags, for the step bar: of the last audit while that has seen all of these pictures. Taking some out
+        mends few of the others, and to judge 10,000 anew at every rejection would hold up the next decision."""
+        before, stamp = self._memory.get((project.slug, "audit")), self._audited(project, used)
+        if (
+            before
+            and before[0][:-1] == stamp[:-1]
+            and {one[0] for one in stamp[-1]} <= {one[0] for one in before[0][-1]}
+        ):
+            return before[1].flags
+        return self.audit(project).flags
 
     def proposals(self, project: Project) -> dict[int, curation.Proposal]:
         """What to decide of the pictures that nobody has decided on."""
@@ -140,7 +170,7 @@ class Studio:
         """What the step bar needs to know of a project."""
         plan, images = project.plan, self.images(project)
         used = [image for image in images if image.used]
-        flags = self.audit(project).flags if used else {}
+        flags = self._flags(project, used) if used else {}
         undecided = [
             image.id
             for image in used

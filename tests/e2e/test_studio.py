@@ -44,14 +44,15 @@ def test_from_the_sample_to_an_exported_lora(studio, browser, watch):
     page.locator("#ls-refused").wait_for()
     assert len(project.images()) > 15
 
-    # Curation: the flagged go out, one by hand, one comes back
+    # Curation: as suggested the flagged go out, one by hand, one comes back
     page.locator("#ls-step-curation").click()
-    page.locator("#ls-reject-flagged:enabled").click()
+    page.locator("#ls-accept-all:enabled").click()
     page.locator("#ls-filter-reject .count").get_by_text("3").wait_for()
     before = len(project.used_images())
     page.locator(".ls-cell").first.click()
     page.keyboard.press("r")
     page.wait_for_function("n => Number(document.querySelector('#ls-filter-reject .count').textContent) === n", arg=4)
+    page.locator("#ls-undo", has_text="Reject 1 picture").wait_for()
     assert len(project.used_images()) == before - 1
     page.keyboard.press("u")
     page.wait_for_function("n => Number(document.querySelector('#ls-filter-reject .count').textContent) === n", arg=3)

@@ -1,5 +1,6 @@
 // A grid of pictures that draws only what can be seen: 10,000 pictures scroll like 100. Keyboard and mouse selection.
 import { fill, full, h, icon, showing, thumb, typing } from "./core.js";
+import { sharedView } from "./zoom.js";
 
 const GAP = 8;
 const FOOT = 24;
@@ -7,7 +8,7 @@ export const SIZES = { S: 96, M: 132, L: 188 };
 
 /**
  * options: label, empty() -> node, foot(image) -> text, badges(image) -> [{text, level}], dim(image) -> bool,
- * onCurrent(image), onSelect(ids), onKey(event) -> true when handled.
+ * suggest(image) -> {decision, reason} or null, onCurrent(image), onSelect(ids), onKey(event) -> true when handled.
  */
 export function createGrid(options) {
   const spacer = h("div.ls-grid-space");
@@ -20,6 +21,7 @@ export function createGrid(options) {
   let selection = new Set();
   let target = SIZES[localStorage.getItem("lora-studio-size")] || SIZES.M;
   let columns = 1, width = 0, height = 0;
+  let viewer = null;
 
   function measure() {
     const inner = scroller.clientWidth - 2;
@@ -34,15 +36,17 @@ export function createGrid(options) {
   function makeCell(image, index) {
     const selected = selection.has(image.id);
     const badges = options.badges ? options.badges(image) : [];
+    const suggested = options.suggest ? options.suggest(image) : null;
+    const told = [image.name, ...badges.map((badge) => badge.text), ...(suggested ? [`suggested: ${suggested.decision}`] : [])];
     return h("div.ls-cell" + (selected ? ".selected" : "") + (index === current ? ".current" : "") + (options.dim && options.dim(image) ? ".dim" : ""), {
-      role: "option", id: `${scroller.id}-${image.id}`, "aria-selected": String(selected), "aria-label": `${image.name}${badges.length ? ", " + badges.map((badge) => badge.text).join(", ") : ""}`,
-      "data-id": image.id,
+      role: "option", id: `${scroller.id}-${image.id}`, "aria-selected": String(selected), "aria-label": told.join(", "),
+      "data-id": image.id, "data-decision": image.decision, "data-suggested": suggested && suggested.decision, title: suggested && suggested.reason ? `Suggested: ${suggested.decision}, ${suggested.reason}` : null,
     }, h("div.ls-cell-picture", { style: `height:${width}px` }, h("img", { src: thumb(image), alt: "", draggable: "false", decoding: "async", onerror: (event) => event.target.replaceWith(icon("image", 22)) }),
       badges.length > 0 && h("div.ls-badges", null, badges.slice(0, 3).map((badge) => h(`span.ls-badge.${badge.level || "info"}`, { title: badge.title || null }, badge.text)))),
     h("div.ls-cell-foot", null, options.foot ? options.foot(image) : image.name));
   }
 
-  const stamp = (image, index) => [image.v, image.decision, image.caption, selection.has(image.id), index === current, JSON.stringify(options.badges ? options.badges(image) : 0), width].join("|");
+  const stamp = (image, index) => [image.v, image.decision, image.caption, selection.has(image.id), index === current, JSON.stringify([options.badges && options.badges(image), options.suggest && options.suggest(image)]), width].join("|");
 
   function draw() {
     if (!rows.length || !measure()) {
@@ -50,8 +54,8 @@ export function createGrid(options) {
       cells.clear();
       return;
     }
-    const first = Math.max(0, Math.floor(scroller.scrollTop / (height + GAP)) - 2) * columns;
-    const last = Math.min(rows.length, (Math.ceil((scroller.scrollTop + scroller.clientHeight) / (height + GAP)) + 2) * columns);
+    const first = Math.max(0, Math.floor(scroller.scrollTop / (height + GAP)) - 1) * columns;
+    const last = Math.min(rows.length, (Math.ceil((scroller.scrollTop + scroller.clientHeight) / (height + GAP)) + 1) * columns);
     const wanted = new Set();
     for (let index = first; index < last; index += 1) {
       const image = rows[index];
@@ -87,6 +91,7 @@ export function createGrid(options) {
     scroller.setAttribute("aria-activedescendant", rows[current] ? `${scroller.id}-${rows[current].id}` : "");
     if (options.onCurrent) options.onCurrent(rows[current] || null);
     if (options.onSelect) options.onSelect([...selection]);
+    if (viewer) viewer();
   }
 
   function choose(index, { range = false, toggle = false } = {}) {
@@ -118,9 +123,15 @@ export function createGrid(options) {
     const page = Math.max(1, Math.floor(scroller.clientHeight / (height + GAP))) * columns;
     const jump = { Home: 0, End: rows.length - 1, PageUp: Math.max(0, current - page), PageDown: Math.min(rows.length - 1, current + page) }[event.key];
     if (jump !== undefined) { event.preventDefault(); choose(jump, { range: event.shiftKey }); return true; }
-    if ((event.key === "Enter" || event.key === " ") && rows[current]) { event.preventDefault(); enlarge(rows, current, (index) => choose(index), options.onKey); return true; }
+    if ((event.key === "Enter" || event.key === " ") && rows[current]) { event.preventDefault(); open(); return true; }
     if (event.key === "Escape" && selection.size > 1) { choose(current); return true; }
     return false;
+  }
+
+  /** The current picture over the whole page. */
+  function open() {
+    if (!rows[current] || viewer) return;
+    viewer = enlarge(() => ({ rows, index: current }), choose, options.onKey, () => { viewer = null; scroller.focus({ preventScroll: true }); });
   }
 
   scroller.id = `ls-grid-${Math.random().toString(36).slice(2, 8)}`;
@@ -129,7 +140,7 @@ export function createGrid(options) {
     const cell = event.target.closest(".ls-cell");
     if (cell) choose(places.get(Number(cell.dataset.id)), { range: event.shiftKey, toggle: event.ctrlKey || event.metaKey });
   });
-  spacer.addEventListener("dblclick", (event) => { if (event.target.closest(".ls-cell")) enlarge(rows, current, (index) => choose(index), options.onKey); });
+  spacer.addEventListener("dblclick", (event) => { if (event.target.closest(".ls-cell")) open(); });
   new ResizeObserver(later).observe(scroller);
   document.addEventListener("keydown", (event) => {
     if (!showing(scroller)) return;
@@ -168,6 +179,7 @@ export function createGrid(options) {
       tell();
     },
     choose,
+    enlarge: open,
     next() { choose(Math.min(rows.length - 1, current + 1)); },
     place: (id) => places.get(id),
     size(name) { target = SIZES[name]; localStorage.setItem("lora-studio-size", name); draw(); if (current >= 0) scrollTo(current); },
@@ -183,25 +195,45 @@ export function sizeButtons(grid) {
   return box;
 }
 
-/** One picture over the whole page; arrows go on, other keys do what they do in the grid. */
-export function enlarge(rows, start, onMove, onKey) {
-  let index = start;
-  const node = h("dialog.ls-viewer", { "aria-label": "Picture" });
-  const close = () => { node.close(); node.remove(); };
-  const draw = () => fill(node, h("img", { src: full(rows[index]), alt: rows[index].name }),
-    h("div.ls-viewer-line", null, h("span", null, `${index + 1} / ${rows.length}`), h("span", null, rows[index].name), h("span", null, `${rows[index].width} × ${rows[index].height}`),
-      rows[index].decision !== "new" && h(`span.ls-badge.${rows[index].decision === "keep" ? "good" : "bad"}`, null, rows[index].decision === "keep" ? "kept" : "rejected"),
-      h("button.ls-close", { type: "button", "aria-label": "Close", onclick: close }, icon("close"))));
-  node.addEventListener("click", (event) => { if (event.target.tagName !== "BUTTON") close(); });
-  node.addEventListener("cancel", close);
+const DECIDED = { keep: ["kept", "good"], maybe: ["maybe", "maybe"], reject: ["rejected", "bad"] };
+
+/**
+ * The grid's current picture over the whole page: `now()` -> {rows, index}. Arrows go on, wheel and + zoom, other keys
+ * do what they do in the grid. Returns what draws it anew when the grid has moved on.
+ */
+function enlarge(now, onMove, onKey, onClosed) {
+  const view = sharedView(), stage = view.stage(), line = h("div.ls-viewer-line");
+  const node = h("dialog.ls-viewer", { tabindex: "-1", "aria-label": "Picture" }, stage.node, line);
+  let shown = 0;
+  const close = () => { if (node.isConnected) { node.close(); node.remove(); onClosed(); } };
+  function draw() {
+    const { rows, index } = now();
+    const image = rows[index];
+    if (!image) { close(); return; }
+    if (shown !== image.id) view.reset();
+    shown = image.id;
+    stage.show(full(image), image.name);
+    const decided = DECIDED[image.decision];
+    fill(line, h("span", null, `${index + 1} / ${rows.length}`), h("span", null, image.name), h("span", null, `${image.width} × ${image.height}`),
+      decided && h(`span.ls-badge.${decided[1]}`, null, decided[0]), h("span.ls-faint", null, "wheel or + zooms · arrows go on · Esc closes"),
+      h("button.ls-close", { type: "button", "aria-label": "Close", onclick: close }, icon("close")));
+    if (node.open && !node.contains(document.activeElement)) node.focus(); // the button that had it was drawn anew
+  }
+  node.addEventListener("cancel", (event) => { event.preventDefault(); close(); });
   node.addEventListener("keydown", (event) => {
     event.stopPropagation();
+    const { rows, index } = now();
     const move = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
-    if (move) { event.preventDefault(); index = Math.min(rows.length - 1, Math.max(0, index + move)); onMove(index); draw(); return; }
-    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); close(); return; }
-    if (event.key !== "Escape" && onKey && onKey(event)) setTimeout(() => { if (node.isConnected) { index = Math.min(index, rows.length - 1); draw(); } }, 250);
+    if (move) { event.preventDefault(); onMove(Math.min(rows.length - 1, Math.max(0, index + move))); return; }
+    if (view.onKey(event)) return;
+    if (event.key === "Escape") return;
+    if (["Enter", " "].includes(event.key) || event.key.toLowerCase() === "z") { if (event.target.tagName !== "BUTTON" || event.key === "z") { event.preventDefault(); close(); } return; }
+    if (event.ctrlKey || event.metaKey || event.altKey || ["x", "c", "/"].includes(event.key.toLowerCase())) return;
+    if (onKey && onKey(event)) event.preventDefault();
   });
   document.body.append(node);
   draw();
   node.showModal();
+  node.focus();
+  return draw;
 }

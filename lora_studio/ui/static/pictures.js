@@ -1,10 +1,21 @@
 // The open project's pictures: one copy for all tabs, kept in step with the revision on disk.
-import { call, changed, state, toast } from "./core.js";
+import { Failure, call, changed, state, toast } from "./core.js";
 
-export const pictures = { project: "", revision: -1, all: [], byId: new Map(), flags: {}, findings: [], loaded: false };
+/** What the judge says of them, as curation.audit answers; empty until it has. */
+const UNKNOWN = { flags: {}, findings: [], proposals: {}, groups: [], gauges: {}, grade: null, coverage: [] };
+const NONE = { look: null, revision: -1, all: [], byId: new Map(), loaded: false, audited: false, ...UNKNOWN };
+const WITH_PICTURES = ["gathering", "curation", "tagging"];
+const LARGE = 2000; // from so many on, the judge waits for a longer pause
+
+export const pictures = { project: "", ...NONE };
 let columns = [];
 let loading = null;
 const tell = () => window.dispatchEvent(new CustomEvent("ls:pictures"));
+
+/** Whether a picture will be trained on: not when rejected or set aside. */
+export const used = (image) => image.decision === "new" || image.decision === "keep";
+/** The suggestion for a picture that nobody has decided on, null otherwise: {decision, reason}. */
+export const proposal = (image) => (image.decision === "new" && pictures.proposals[image.id]) || null;
 
 function toObject(row) {
   const image = {};
@@ -16,15 +27,17 @@ function toObject(row) {
 export async function load(force = false) {
   const project = state.project;
   if (!project) return;
-  if (pictures.project !== project) Object.assign(pictures, { project, revision: -1, all: [], byId: new Map(), flags: {}, findings: [], loaded: false });
+  if (pictures.project !== project) Object.assign(pictures, { project, ...NONE, byId: new Map() });
   const seen = state.overview && state.overview.project && state.overview.project.slug === project ? state.overview.project.revision : null;
   if (!force && pictures.loaded && (seen === null || seen <= pictures.revision)) return;
   if (loading) return loading;
   loading = (async () => {
     try {
+      await sending; // what was decided here is on its way: read after it
       const found = await call("pictures", { project });
       if (project !== state.project) return;
       columns = found.columns;
+      if (found.rows.length !== pictures.all.length) pictures.look = null; // there may be new ones to look at
       pictures.all = found.rows.map(toObject);
       pictures.byId = new Map(pictures.all.map((image) => [image.id, image]));
       pictures.revision = found.revision;
@@ -36,35 +49,61 @@ export async function load(force = false) {
   return loading;
 }
 
-/** The judge's flags and findings; asked for after every load and some time after a decision. */
+/** The judge's flags, findings and suggestions; asked for after every load and some time after a decision. */
 export async function audit() {
   const project = state.project;
-  const { flags, findings } = await call("curation.audit", { project });
+  const found = await call("curation.audit", { project });
   if (project !== pictures.project) return;
-  pictures.flags = flags;
-  pictures.findings = findings;
+  Object.assign(pictures, UNKNOWN, found, { audited: true });
   tell();
 }
 let later = 0;
+let sending = Promise.resolve();
+const pending = new Map(); // id -> edits on their way: only the last one's answer counts
 
-/** Call a function that answers with changed rows, and take these over. */
-export async function editPictures(name, args, message) {
+/**
+ * Call a function that answers with changed rows, and take these over. `ahead`: {ids, values} shown at once, before the
+ * answer, and taken back when it is refused. Edits are sent one after the other, in the order in which they were made.
+ */
+export function editPictures(name, args, message, ahead = null) {
   const project = state.project;
-  const answer = await call(name, { project, ...args });
+  const before = ahead ? ahead.ids.map((id) => [pictures.byId.get(id), { ...pictures.byId.get(id) }]) : [];
+  for (const [image] of before) { Object.assign(image, ahead.values); pending.set(image.id, (pending.get(image.id) || 0) + 1); }
+  if (ahead) tell();
+  const sent = sending.then(() => call(name, { project, ...args }));
+  sending = sent.catch(() => {});
+  return sent.then((answer) => taken(project, answer, before, message), (error) => {
+    settle(before);
+    if (error instanceof Failure && project === pictures.project) {
+      for (const [image, was] of before) if (!pending.has(image.id)) Object.assign(image, was);
+      tell();
+    }
+    throw error;
+  });
+}
+
+function settle(before) {
+  for (const [image] of before) {
+    const left = pending.get(image.id) - 1;
+    if (left) pending.set(image.id, left); else pending.delete(image.id);
+  }
+}
+
+function taken(project, answer, before, message) {
+  settle(before);
   if (project !== pictures.project) return answer;
   for (const row of answer.rows || []) {
     const image = toObject(row);
-    if (pictures.byId.has(image.id)) Object.assign(pictures.byId.get(image.id), image);
+    if (pictures.byId.has(image.id) && !pending.has(image.id)) Object.assign(pictures.byId.get(image.id), image);
   }
   pictures.revision = Math.max(pictures.revision, answer.revision || 0);
   tell();
-  changed();
   clearTimeout(later);
-  later = setTimeout(audit, 500);
+  later = setTimeout(() => { changed(); audit().catch(() => {}); }, pictures.all.length > LARGE ? 3000 : 400);
   if (message) toast(message(answer));
   return answer;
 }
 
 window.addEventListener("ls:revision", () => load());
-window.addEventListener("ls:overview", () => { if (["gathering", "curation", "tagging"].includes(state.step)) load(); });
-window.addEventListener("ls:go", () => { if (["gathering", "curation", "tagging"].includes(state.step)) load(); });
+window.addEventListener("ls:overview", () => { if (WITH_PICTURES.includes(state.step)) load(); });
+window.addEventListener("ls:go", () => { if (WITH_PICTURES.includes(state.step)) load(); });

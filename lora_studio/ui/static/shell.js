@@ -179,6 +179,13 @@ export async function undoLast() {
   window.dispatchEvent(new CustomEvent("ls:revision"));
 }
 
+export async function redoLast() {
+  if (!state.project) return;
+  const { label } = await edit("redo");
+  toast(label ? `Done again: ${label}` : "Nothing to do again");
+  window.dispatchEvent(new CustomEvent("ls:revision"));
+}
+
 async function menu(project) {
   await dialog(project.name, (close) => h("div", null,
     h("p.ls-muted", null, "Moving to the trash stops running jobs. The folder stays on disk under .trash in the projects folder."),
@@ -193,9 +200,9 @@ async function menu(project) {
 }
 
 const HELP = [
-  ["Everywhere", [["Ctrl Z", "undo"], ["Alt 1 … Alt 6", "go to a step"], ["?", "this help"]]],
+  ["Everywhere", [["Ctrl Z, Ctrl Shift Z", "undo, redo"], ["Alt 1 … Alt 6", "go to a step"], ["?", "this help"]]],
   ["Pictures", [["← ↑ → ↓", "move"], ["Shift + arrow, Shift click", "select a range"], ["Ctrl click", "add to the selection"], ["Ctrl A", "select all"], ["Enter, Space", "enlarge"], ["Esc", "close, or select one"]]],
-  ["Curation", [["K", "keep"], ["R", "reject"], ["N", "neither"], ["U", "undo"], ["C", "crop"]]],
+  ["Curation", [["K", "keep"], ["M", "maybe: set aside"], ["R", "reject"], ["N", "neither"], ["A", "do as suggested"], ["U, Shift U", "undo, redo"], ["C", "crop"], ["Z", "enlarge; wheel or + zooms"], ["X", "compare two"], ["/", "to the filter"]]],
   ["Tagging", [["T", "add a tag"], ["Backspace", "remove the last tag (in the empty field)"], ["Alt ← →", "move the tag that has the focus"], ["Del", "remove the tag that has the focus"]]],
 ];
 function help() {
@@ -205,7 +212,7 @@ function help() {
 
 document.addEventListener("keydown", (event) => {
   const text = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
-  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !text) { event.preventDefault(); undoLast(); return; }
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && !text) { event.preventDefault(); (event.shiftKey ? redoLast : undoLast)(); return; }
   if (event.altKey && state.project && event.code && /^Digit[1-6]$/.test(event.code)) { event.preventDefault(); go(state.project, STEPS[event.code[5] - 1]); return; }
   if (!typing(event) && event.key === "?") help();
 });

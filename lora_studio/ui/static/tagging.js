@@ -2,7 +2,7 @@
 import { button, call, changed, dialog, fill, h, icon, number, part, plural, poll, state, toast } from "./core.js";
 import { chipsEditor, split, tagField } from "./chips.js";
 import { createGrid, sizeButtons } from "./grid.js";
-import { editPictures, load, pictures } from "./pictures.js";
+import { editPictures, load, pictures, used as trained } from "./pictures.js";
 import { undoLast } from "./shell.js";
 
 const ENDED = ["done", "stopped", "failed", "interrupted"];
@@ -11,7 +11,7 @@ const MODES = { append: ["Add to what is there", "Words already in a caption sta
 part("tagging", (root) => {
   let info = null, vocabulary = [], image = null, search = "", wasRunning = false, asking = false;
   const filter = new Map(); // tag -> true (must have) or false (must not)
-  const used = () => pictures.all.filter((one) => one.decision !== "reject");
+  const used = () => pictures.all.filter(trained);
   const tagsOf = (one) => split(one.caption);
   const has = (one, tag) => tag === "" ? !one.caption : tagsOf(one).some((other) => other.toLowerCase() === tag.toLowerCase());
   const shown = () => used().filter((one) => [...filter].every(([tag, yes]) => has(one, tag) === yes));

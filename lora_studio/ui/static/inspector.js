@@ -1,0 +1,76 @@
+// Beside the grid: the current picture with what was found, the decision, where it is from; or what is selected.
+import { bytes, button, fill, h, icon, number, plural } from "./core.js";
+import { pictures, proposal } from "./pictures.js";
+import { provenance } from "./provenance.js";
+import { shapeEditor } from "./shape.js";
+import { DECISIONS, flags } from "./words.js";
+
+const BUTTONS = [["keep", "Keep", "K"], ["maybe", "Maybe", "M"], ["reject", "Reject", "R"]];
+const digits = (value) => (Math.abs(value) >= 100 ? number(Math.round(value)) : String(Number(value.toPrecision(2))));
+
+/** {node, draw(image or null, ids), editShape()}; `actions`: decide(decision), accept(ids), compare(a, b), show(id) */
+export function inspector(actions) {
+  const shape = shapeEditor();
+  const origin = provenance();
+  const title = h("div"), decisions = h("div.ls-decide", { role: "group", "aria-label": "Decision" }), found = h("div.ls-stack.ls-found");
+  const node = h("div.ls-side.ls-inspect", null, shape.node, title, decisions, found, origin.node);
+  let drawn = 0, empty = null;
+
+  function drawDecisions(ids) {
+    const chosen = ids.map((id) => pictures.byId.get(id));
+    fill(decisions, BUTTONS.map(([decision, text, key]) => {
+      const on = chosen.length > 0 && chosen.every((image) => image.decision === decision);
+      return h(`button.ls-decision.${decision}` + (on ? ".current" : ""), { type: "button", id: `ls-decide-${decision}`, "aria-pressed": String(on), disabled: !ids.length, title: on ? "Take the decision back (N)" : "", onclick: () => actions.decide(on ? "new" : decision) }, text, h("kbd", null, key));
+    }));
+  }
+
+  /** The suggestion; its reason only where no flag below says it. */
+  function suggestion(image, flagged) {
+    const suggested = proposal(image);
+    if (!suggested) return null;
+    return h(`div.ls-suggested.${suggested.decision}`, null, icon("bulb", 15),
+      h("div", null, h("b", null, `Suggested: ${suggested.decision}`), suggested.reason && !flagged && h("div.ls-muted", null, suggested.reason)),
+      h("button.ls-button.small", { type: "button", id: "ls-accept", title: "A", onclick: () => actions.accept([image.id]) }, "Accept ", h("kbd", null, "A")));
+  }
+
+  function flagLine(image, flag) {
+    const other = flag.other && pictures.byId.get(flag.other);
+    const measured = flag.value !== null && flag.value !== undefined && flag.threshold !== null && flag.threshold !== undefined;
+    return h("div", null, h(`div.ls-note.${flag.bad ? "warn" : "info"}`, null, h("span", null, flag.text)),
+      measured && h("div.ls-measured", null, "measured ", h("b", null, digits(flag.value)), ", the limit is ", h("b", null, digits(flag.threshold))),
+      other && h("div.ls-measured", null, h("button.ls-link", { type: "button", onclick: () => actions.compare(image, other) }, "Compare"), h("button.ls-link", { type: "button", onclick: () => actions.show(other.id) }, `Show #${other.id}`)));
+  }
+
+  function drawOne(image, fresh) {
+    shape.show(image, fresh);
+    fill(title, h("div.ls-name", { title: image.name }, `#${image.id} ${image.name}`), h("div.ls-muted", null, `${image.width} × ${image.height} · ${bytes(image.size)}`));
+    const seen = flags(image);
+    fill(found, suggestion(image, seen.length > 0), image.decision !== "new" && image.reason && h(`div.ls-note.${image.decision === "reject" ? "bad" : "info"}`, null, `${DECISIONS[image.decision]}: ${image.reason}`),
+      seen.map((flag) => flagLine(image, flag)),
+      pictures.audited && !seen.length && !proposal(image) && image.decision !== "reject" && h("div.ls-note.good", null, pictures.look && pictures.look.missing !== 0 ? "Nothing wrong was found so far." : "Nothing wrong was found."));
+  }
+
+  function drawMany(ids) {
+    shape.show(null);
+    const chosen = ids.map((id) => pictures.byId.get(id));
+    const counts = Object.entries(DECISIONS).map(([decision, text]) => [text.toLowerCase(), chosen.filter((image) => image.decision === decision).length]).filter(([, count]) => count);
+    const open = chosen.filter(proposal).map((image) => image.id);
+    fill(title, h("div.ls-name", null, plural(ids.length, "picture") + " selected"), h("div.ls-muted", null, counts.map(([text, count]) => `${number(count)} ${text}`).join(" · ")));
+    fill(found, h("div.ls-row", null, ids.length === 2 && button("Compare", () => actions.compare(chosen[0], chosen[1]), { title: "X" }),
+      open.length > 0 && button(`Accept ${plural(open.length, "suggestion")}`, () => actions.accept(open), { title: "A", icon: "bulb" })));
+  }
+
+  return {
+    node,
+    editShape: () => shape.focus(),
+    draw(image, ids) {
+      if (!image !== empty) { empty = !image; for (const part of [title, decisions, found, origin.node]) part.hidden = empty; }
+      if (!image) { shape.show(null); drawn = 0; return; }
+      const fresh = drawn !== image.id;
+      drawn = ids.length > 1 ? 0 : image.id;
+      drawDecisions(ids);
+      if (ids.length > 1) drawMany(ids); else drawOne(image, fresh);
+      origin.show(ids);
+    },
+  };
+}
