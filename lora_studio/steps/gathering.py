@@ -17,7 +17,7 @@ from lora_studio.core.progress import Note, Phase, Progress
 from lora_studio.core.project import PROVENANCE, Image, Plan, Project
 from lora_studio.judge import dataset
 from lora_studio.judge.common import plural
-from lora_studio.steps import curation, importing
+from lora_studio.steps import curation, importing, looking
 from lora_studio.steps.importing import Gathered, Line, Report
 from lora_studio.steps.sources import local, projects
 from lora_studio.steps.sources.candidate import Candidate, Refused
@@ -138,6 +138,8 @@ def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:
             table.flush()
 
         result = gather(project, SourceConfig.load(config["source"]), report, context.should_stop, tell)
+    if result.added and not result.stopped:
+        looking.start(project, Jobs(project.root))
     if not result.added and not result.already:
         context.report(Note("No picture could be taken.", "warning"))
     return {**result.to_dict(), "refused": result.to_dict()["refused"][:TOLD], "num_refused": len(result.refused)}

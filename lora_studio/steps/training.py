@@ -272,6 +272,7 @@ def _entries(project: Project, image: Image, plan: Plan) -> Iterator[dict[str, A
             "width": image.width,
             "height": image.height,
             "sha256": image.sha256,
+            "background": plan.background,
             "mask": _from_run(project, mask) if mask else None,
             "background": plan.background,
         }
