@@ -46,22 +46,10 @@ FIRST_PICTURE = f"""() => new Promise((resolve) => {{
   const look = () => ({CELL_SHOWN}) ? resolve(performance.now() - begun) : requestAnimationFrame(look);
   look();
 }})"""
-DECIDE = """() => new Promise((resolve) => {
-  const own = window.fetch;
-  const begun = performance.now();
-  let shown = 0;
-  window.fetch = async (...args) => {
-    const answer = await own(...args);
-    if (String(args[1] && args[1].body).includes('curation.decide')) {
-      await answer.clone().text();
-      window.fetch = own;
-      resolve({saved: performance.now() - begun, shown});
-    }
-    return answer;
-  };
-  document.dispatchEvent(new KeyboardEvent('keydown', {key: 'k', bubbles: true}));
-  requestAnimationFrame(() => { shown = performance.now() - begun; });
-})"""
+LISTEN = """() => document.addEventListener('keydown', (event) => {
+  window.pressed = performance.timeOrigin + event.timeStamp;
+  requestAnimationFrame(() => { window.shown = performance.now() - event.timeStamp; });
+}, true)"""
 
 
 def fill(root: Path, count: int) -> Project:
@@ -126,12 +114,24 @@ def visit(browser: Any, address: str, size: tuple[int, int], decisions: int) -> 
     found["scrolled"] = _size(page)
     page.keyboard.press("Home")
     page.wait_for_timeout(1000)
-    times = [(page.evaluate(DECIDE), page.wait_for_timeout(120))[0] for _ in range(decisions)]
+    page.evaluate(LISTEN)
+    times = [_decide(page) for _ in range(decisions)]
     for name in ("saved", "shown"):
         values = sorted(one[name] for one in times)
         found[name] = {"median": statistics.median(values), "p95": values[int(0.95 * (len(values) - 1))]}
     page.close()
     return found
+
+
+def _decide(page: Any) -> dict[str, float]:
+    """Milliseconds from the key to the next frame, and to the end of the answer that it is saved."""
+    with page.expect_response(lambda answer: "curation.decide" in (answer.request.post_data or "")) as got:
+        page.keyboard.press("k")
+    got.value.finished()
+    timing = got.value.request.timing
+    saved = timing["startTime"] + timing["responseEnd"] - page.evaluate("window.pressed")
+    page.wait_for_timeout(150)
+    return {"saved": saved, "shown": page.evaluate("window.shown")}
 
 
 def _size(page: Any) -> dict[str, float]:
