@@ -9,6 +9,7 @@ grid leave little doubt.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -153,16 +154,26 @@ def _best(together: list[int], images: list[ImageFacts], near: Mapping[int, Mapp
     def rank(place: int) -> tuple[bool, bool, int, float, float, int]:
         image, others = images[place], _reach(place, near)
         part = "whole" in others.values() and any(
-            relation == "whole" and images[other].side >= MUCH_SMALLER * image.side for other, relation in others.items()
+            relation == "whole" and images[other].side >= MUCH_SMALLER * image.side
+            for other, relation in others.items()
         )
         turned = sum(relation == "mirrored" for relation in others.values())
-        size = 0.0 if image.side >= 0.98 * largest else -image.side
-        return image.decision != "keep", part, turned if turned > len(together) / 2 else 0, size, -image.sharpness, image.id
+        size = 0.0 if image.side >= 0.98 * largest else largest - image.side
+        return (
+            image.decision != "keep",
+            part,
+            turned if turned > len(together) / 2 else 0,
+            size,
+            -image.sharpness,
+            image.id,
+        )
 
     return min(together, key=rank)
 
 
-def _group(members: list[ImageFacts], best: int, near: Mapping[int, Mapping[int, str]], images: list[ImageFacts]) -> Group:
+def _group(
+    members: list[ImageFacts], best: int, near: Mapping[int, Mapping[int, str]], images: list[ImageFacts]
+) -> Group:
     relations = {images[place].id: relation for place, relation in _reach(best, near).items()}
     kept = images[best]
     others = [image for image in members if image.id != kept.id]
@@ -241,8 +252,8 @@ def _by_hash(images: list[ImageFacts], grids: NDArray[np.int16]) -> Indices:
     brightness = grids.mean(axis=(1, 2, 3)).astype(np.float32)
     edges = np.linspace(0, 64, BANDS + 1).astype(int)
     parts = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        band = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
+    for low, high in pairwise(edges.tolist()):
+        band = (hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
         pairs = _windows(band, brightness, 30)
         bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
         parts.append(pairs[bits <= MAX_BITS])

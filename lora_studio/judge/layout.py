@@ -211,7 +211,7 @@ def _relax(vectors: Array, places: Array) -> Array:
 
 
 def _fit(places: Array) -> Array:
-    """(N, 2) -> within 0..1, by the middle 98 % of each axis so that one stray point does not press the rest together."""
+    """(N, 2) -> within 0..1, by the middle 98 % of each axis: one stray point must not press the rest together."""
     low, high = np.quantile(places, 0.01, axis=0), np.quantile(places, 0.99, axis=0)
     spread = np.maximum(high - low, 1e-6)
     return np.clip(0.04 + 0.92 * (places - low) / spread, 0, 1)

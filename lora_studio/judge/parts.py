@@ -6,6 +6,7 @@ first. For each of them it is then tried whether its grid is what the other's wo
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def _misfit(flat: Array, whole: Indices, part: Indices) -> NDArray[np.float64]:
     turned = flat.reshape(-1, 8, 8, 3)[:, :, ::-1].reshape(flat.shape)
     found = np.zeros(len(whole))
     edges = np.flatnonzero(np.diff(whole, prepend=-1, append=-1))
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges.tolist()):
         cropped = (crops @ flat[whole[start]]).reshape(-1, 192)
         seen = part[start:end]
         grids = np.concatenate([flat[seen], turned[seen]]).reshape(-1, 192)
@@ -147,7 +148,9 @@ def _crops() -> Array:
         for columns in spans
         if LEAST_AREA <= rows[1] * columns[1] < 1 and 0.7 <= rows[1] / columns[1] <= 1 / 0.7
     ]
-    return np.stack([np.kron(spans[rows], spans[columns]) for rows, columns in boxes]).reshape(-1, 64).astype(np.float32)
+    return (
+        np.stack([np.kron(spans[rows], spans[columns]) for rows, columns in boxes]).reshape(-1, 64).astype(np.float32)
+    )
 
 
 def _span(left: float, side: float) -> NDArray[np.float64]:

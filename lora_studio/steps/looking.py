@@ -213,9 +213,9 @@ def faces(project: Project, image: Image) -> tuple[Box, ...] | None:
     return _boxes(found[image.sha256]) if found else None
 
 
-def pairs(project: Project, images: Iterable[Image]) -> dict[tuple[str, str], str]:
-    """By two contents, how the pictures are related, for those that were compared and are copies."""
-    contents = {image.sha256 for image in images}
+def pairs(project: Project, contents: Iterable[str]) -> dict[tuple[str, str], str]:
+    """By two contents, what the second is to the first, for those that were compared and are copies."""
+    contents = set(contents)
     found = {}
     for one, data in Looks(project.folder).get(RELATIONS, contents).items():
         for other, relation in json.loads(data).items():

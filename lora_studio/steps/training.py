@@ -274,7 +274,6 @@ def _entries(project: Project, image: Image, plan: Plan) -> Iterator[dict[str, A
             "sha256": image.sha256,
             "background": plan.background,
             "mask": _from_run(project, mask) if mask else None,
-            "background": plan.background,
         }
 
 

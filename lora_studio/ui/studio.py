@@ -1,7 +1,7 @@
 """What the handlers of the page share: the projects folder, the jobs, and a memory of what was read from them."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lora_studio.core.looks import Looks
 from lora_studio.core.machine import machine
 from lora_studio.core.project import Image, Project
 from lora_studio.judge import dataset
+from lora_studio.judge.facts import Flag
 from lora_studio.steps import curation, gathering, looking, tagging, training
 from lora_studio.steps.rows import Row, rows
 from lora_studio.ui.states import Facts, StepState, steps_state
@@ -74,36 +75,40 @@ class Studio:
 
     def audit(self, project: Project) -> dataset.Audit:
         """The judge's look at the pictures that are used. A decision to keep asks for a new one only where the picture
-        is one of several copies."""
+        is flagged or one of several copies."""
         used = [image for image in self.images(project) if image.used]
-        resolution = self.resolution(project)
-        which = self._judged_by(project)
-
-        def stamp(copies: set[int]) -> Any:
-            pictures = [(one.id, one.caption, one.crops, one.id in copies and one.decision) for one in used]
-            return (*which, pictures)
+        before = self._memory.get((project.slug, "audit"))
 
         def make() -> dataset.Audit:
-            return curation.judge(project, looking.facts(project, used, self.seen(project)), resolution)
+            facts = looking.facts(project, used, self.seen(project))
+            return curation.judge(project, facts, self.resolution(project))
 
-        key = (project.slug, "audit")
-        before = self._memory.get(key)
-        found = self.remembered(project, "audit", make, stamp(curation.in_copies(before[1]) if before else set()))
+        found = self.remembered(
+            project, "audit", make, self._audited(project, used, curation.weighed(before[1]) if before else set())
+        )
         if before is None or found is not before[1]:  # whose decisions count is known only now
-            self._memory[key] = (stamp(curation.in_copies(found)), found)
+            self._memory[project.slug, "audit"] = (self._audited(project, used, curation.weighed(found)), found)
         return found
 
-    def _judged_by(self, project: Project) -> tuple[Any, ...]:
-        """What an audit depends on beside the pictures."""
-        return (self._planned(project), self.resolution(project), self._looked(project))
+    def _audited(self, project: Project, used: list[Image], weighed: Container[int] = ()) -> tuple[Any, ...]:
+        """What an audit depends on; last the pictures: (id, caption, crops, decision where it matters)."""
+        return (
+            self._planned(project),
+            self.resolution(project),
+            self._looked(project),
+            [(image.id, image.caption, image.crops, image.id in weighed and image.decision) for image in used],
+        )
 
-    def _flags(self, project: Project, used: list[Image]) -> Mapping[int, list[dataset.Flag]]:
+    def _flags(self, project: Project, used: list[Image]) -> Mapping[int, list[Flag]]:
         """The flags, for the step bar: of the last audit while that has seen all of these pictures. Taking some out
         mends few of the others, and to judge 10,000 anew at every rejection would hold up the next decision."""
-        stamp, found = self._memory.get((project.slug, "audit"), (((),), None))
-        judged = {one[0] for one in stamp[-1]}
-        if found and stamp[:-1] == self._judged_by(project) and all(image.id in judged for image in used):
-            return found.flags
+        before, stamp = self._memory.get((project.slug, "audit")), self._audited(project, used)
+        if (
+            before
+            and before[0][:-1] == stamp[:-1]
+            and {one[0] for one in stamp[-1]} <= {one[0] for one in before[0][-1]}
+        ):
+            return before[1].flags
         return self.audit(project).flags
 
     def proposals(self, project: Project) -> dict[int, curation.Proposal]:

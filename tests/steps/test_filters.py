@@ -80,6 +80,9 @@ CASES = {
     "not faces > 0": [1],  # nobody has looked at 4: neither yes nor no
     "faces > 0 or keep": [1, 2, 3],
     "not (faces > 0 and new)": [1, 4],
+    "not (faces > 0 or keep)": [],
+    "faces > 0 and reject": [],
+    "not (faces > 0 and reject)": [1, 2, 3],
     "face > 20%": [2, 3],
     "lettering > 5%": [],
     "not lettering > 5%": [],

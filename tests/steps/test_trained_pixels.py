@@ -81,7 +81,7 @@ def test_the_preview_says_what_the_trainer_does(project):
     assert small["enlarged"] and small["scale"] > 1 and not found[64, 0]["enlarged"]
 
 
-@pytest.mark.parametrize("crop", [None, (0.2, 0.1, 0.9, 1.0)])
+@pytest.mark.parametrize("crop", [None, (0.2, 0.1, 0.9, 1.0), (0.3, 0.0, 0.6, 0.9)])
 def test_the_view_lies_where_the_pixels_come_from(tmp_path, crop):
     """Red grows from left to right and green from top to bottom: the corners of what is trained tell their place."""
     across, down = np.meshgrid(np.linspace(0, 255, 200), np.linspace(0, 255, 120))
@@ -161,9 +161,12 @@ def png(picture_: Pil.Image, form: str = "PNG") -> bytes:
 
 
 def painted(size: tuple[int, int], mode: str = "L") -> Pil.Image:
-    """White on its left half."""
-    canvas = Pil.new(mode, size, 0)
-    canvas.paste(Pil.new(mode, (size[0] // 2, size[1]), "white"))
+    """White on its left half; with RGBA all is white, and the right half transparent."""
+    canvas = Pil.new("L", size, 0)
+    canvas.paste(255, (0, 0, size[0] // 2, size[1]))
+    if mode == "RGBA":
+        canvas, alpha = Pil.new("RGBA", size, "white"), canvas
+        canvas.putalpha(alpha)
     return canvas
 
 

@@ -63,3 +63,15 @@ def test_the_studio_proposes_what_the_step_proposes(studio, project):
     assert studio.proposals(project) == curation.proposals(project, studio.resolution(project))
     curation.accept(project, None, studio.proposals(project))
     assert studio.proposals(project) == {}
+
+
+def test_the_step_bar_needs_no_new_audit_after_an_edit_but_sees_new_pictures(studio, project):
+    assert studio.facts(project, []).undecided == 1
+    first = studio.audit(project)
+    tagging.set_caption(project, 1, "zorbi, hat")
+    curation.reject(project, [4])
+    assert studio.facts(project, []).undecided == 1 and studio._memory[project.slug, "audit"][1] is first
+    add(project, "brown", phash=0, signature=bytes(192))  # a copy of the first
+    assert studio.facts(project, []).undecided == 2
+    curation.keep(project, [3])
+    assert studio.facts(project, []).undecided == 1
