@@ -84,7 +84,7 @@ def test_the_snapshot_leaves_out_the_rejected_and_later_edits(project, config):
     _, run = trained(project, config)
     tagging.set_caption(project, 2, "changed")
     images = json.loads((project.folder / "runs" / run / "dataset.json").read_text())["images"]
-    assert [image["id"] for image in images] == [2, 3, 4, 5] and images[0]["caption"] == "zorbi, tag 2"
+    assert [image["id"] for image in images] == ["2", "3", "4", "5"] and images[0]["caption"] == "zorbi, tag 2"
 
 
 def test_a_killed_run_goes_on_where_it_was(project, config):
