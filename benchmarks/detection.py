@@ -128,7 +128,7 @@ DAMAGE: Damages = {
     "blur of 0.5 % of the side": ("blurred", blur(0.005)),
     "blur of 1 %": ("blurred", blur(0.01)),
     "blur of 2 %": ("blurred", blur(0.02)),
-    "shrunk to 96 pixels": ("too_small", shrunk(96)),
+    "shrunk to 64 pixels": ("too_small", shrunk(64)),
     "light to a quarter": ("dark", levels(0, 0.25)),
     "light to a third": ("dark", levels(0, 0.33)),
     "bleached to the upper third": ("bright", levels(0.67, 1)),

@@ -38,6 +38,8 @@ BORDER_EDGE = 0.9
 and drawings; 0.83 at most where a figure of blocks stands before a plain ground."""
 BORDER_DEPTH = 0.02
 """Beyond it means within this share of the side."""
+BORDER_SMEAR = 20
+"""JPEG smears the end of a bar over a block: 8 pixels, 16 where it halves the colours."""
 BORDER_MOST = 0.45
 """Share of a side looked at; what is plain beyond it is no border but an empty picture."""
 
@@ -234,11 +236,12 @@ def _pair(rows: NDArray[np.uint8], first: int, last: int) -> tuple[int, int]:
         return 0, 0
     found = []
     for count, colour, inwards in ((first, colours[0], rows), (last, colours[1], rows[::-1])):
-        beyond = _unlike(inwards[count : count + max(20, round(len(rows) * BORDER_DEPTH))], colour)
+        smeared = _unlike(inwards[count : count + BORDER_SMEAR], colour).mean(axis=1) >= 0.5
+        end = count + int(np.argmax(smeared))  # the first such row, or where the clean part ends
+        beyond = _unlike(inwards[end : end + max(3, round(len(rows) * BORDER_DEPTH))], colour)
         if beyond.any(axis=0).mean() < BORDER_EDGE:
             return 0, 0
-        full = np.nonzero(beyond.mean(axis=1) >= 0.5)[0]  # JPEG smears the line over 8 or 16 pixels
-        found.append(count + int(full[0]) if len(full) else count)
+        found.append(end)
     return found[0], found[1]
 
 
