@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image as Pil
 
 from lora_studio.core.jobs import Jobs, run_inline
@@ -122,6 +123,19 @@ def test_what_somebody_stopped_begins_again_only_when_asked_or_when_pictures_com
     before = jobs.get(folder).created
     assert looking.start(project, jobs).created > before
     assert jobs.wait(folder, 60).state == "done" and looking.missing(project) == 0
+
+
+def test_a_look_gives_way_to_a_job_that_waits_for_it(tmp_path):
+    project = project_of(tmp_path, 3)
+    jobs = Jobs(project.root)
+    (tmp_path / "new.png").write_bytes(draw_picture(99))
+    with FileLock(project.root / ".gpu.lock"):  # as the look holds it while it runs
+        waiting = gathering.start(project, jobs, [tmp_path / "new.png"])
+        assert look_here(project)["looked"] == 0 and jobs.get(waiting.folder).state == "queued"
+    assert jobs.wait(waiting.folder, 60).state == "done"
+    again = looking.start(project, jobs)
+    assert again is None or jobs.wait(again.folder, 60).state == "done"
+    assert looking.missing(project) == 0
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_ends_nothing(tmp_path):
