@@ -49,7 +49,8 @@ export function copiesView({ decide, open, undo }) {
   function tile(one, image) {
     const keep = image.id === one.best.id, member = one.relations.get(image.id), sharp = facts.sharpness[image.id];
     const pixels = (other) => other.width * other.height;
-    const first = (value) => one.images.every((other) => value(other) <= value(image)) && one.images.some((other) => value(other) < value(image));
+    const first = (value, among = one.images) => among.includes(image) && among.every((other) => value(other) <= value(image)) && among.some((other) => value(other) < value(image));
+    const largest = one.images.filter((other) => pixels(other) >= 0.9 * Math.max(...one.images.map(pixels))); // smaller ones look sharper than they are
     const fact = (title, text, better) => h("div" + (better ? ".better" : ""), null, h("span", null, title), h("b", null, text));
     return h("div.ls-copy" + (keep ? ".keep" : ""), { "data-id": image.id },
       h("button.ls-copy-picture", { type: "button", "aria-pressed": String(keep), title: keep ? "This one is kept" : "Keep this one instead", "aria-label": `${keep ? "Kept" : "Keep instead"}: #${image.id} ${image.name}`, onclick: () => { current = groups().open.findIndex((other) => other.key === one.key); pick(one, image.id); } },
@@ -57,8 +58,8 @@ export function copiesView({ decide, open, undo }) {
         h(`span.ls-badge.${keep ? "good" : "bad"}`, null, keep ? "keep" : "reject")),
       h("div.ls-copy-name", null, h("button.ls-link", { type: "button", title: "Show it among all pictures", onclick: () => open(image.id) }, `#${image.id}`), h("span.ls-ellipsis.ls-muted", { title: image.name }, image.name.split("/").pop())),
       h("div.ls-copy-facts", null, fact("Size", `${image.width} × ${image.height}`, first(pixels)), fact("File", bytes(image.size), false),
-        sharp !== undefined && fact("Sharpness", sharp.toFixed(3), first((other) => facts.sharpness[other.id] || 0))),
-      h("div.ls-copy-why", null, member ? h("span", { title: member.text }, RELATIONS[member.relation] || member.relation) : h("span", null, icon("bulb", 12), ` proposed: ${one.group.why}`)));
+        sharp !== undefined && fact("Sharpness", sharp.toFixed(3), first((other) => facts.sharpness[other.id] || 0, largest))),
+      h("div.ls-copy-why", null, member ? h("span", { title: member.text }, RELATIONS[member.relation] || member.relation) : [icon("bulb", 12), h("span", null, `Proposed: ${one.group.why}`)]));
   }
 
   function card(one, place) {
@@ -66,7 +67,7 @@ export function copiesView({ decide, open, undo }) {
     return h("section.ls-copy-group" + (place === current && !one.settled ? ".current" : ""), { "data-key": one.key, "aria-label": `Copies: ${one.images.map((image) => `#${image.id}`).join(", ")}` },
       h("div.ls-copy-tiles", null, one.images.map((image) => tile(one, image))),
       h("div.ls-copy-do", null,
-        button(two ? `Keep #${one.best.id}, reject the other` : `Keep #${one.best.id}, reject ${number(rest)} others`, () => settle([one]), { kind: place === current && !one.settled ? "primary" : "" }),
+        button(two ? `Keep #${one.best.id}, reject #${others(one)[0]}` : `Keep #${one.best.id}, reject ${number(rest)} others`, () => settle([one]), { kind: place === current && !one.settled ? "primary" : "" }),
         button(two ? "Keep both" : `Keep all ${number(one.images.length)}`, () => keepAll(one), { disabled: one.settled }),
         two && button("Swap", () => turn(one, 1), { kind: "quiet", title: "Keep the other one (→)" }),
         button("Compare", () => look(one), { kind: "quiet", title: "Large, side by side (X)" })));

@@ -2,7 +2,7 @@
 import { h, thumb } from "./core.js";
 
 export const COLOURS = ["#5b8def", "#e08a3c", "#3fa877", "#c85bb4", "#a8942a", "#3ea6bd", "#d9605a", "#8d78e0"];
-const PAD = 34, MOST = 60;
+const PAD = { x: 40, top: 70, bottom: 62 }, MOST = 60;
 const PICTURES = 90; // so few points in sight are drawn as pictures
 const OPACITY = { new: 0.85, keep: 1, maybe: 0.5, reject: 0.3 };
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
@@ -29,8 +29,8 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
   let points = [], width = 0, height = 0, asked = false, dragged = null, hovered = null;
   const canvas = { tool: "move" };
 
-  const left = (point) => (PAD + point.x * (width - 2 * PAD)) * view.scale + view.x;
-  const top = (point) => (PAD + point.y * (height - 2 * PAD)) * view.scale + view.y;
+  const left = (point) => (PAD.x + point.x * (width - 2 * PAD.x)) * view.scale + view.x;
+  const top = (point) => (PAD.top + point.y * (height - PAD.top - PAD.bottom)) * view.scale + view.y;
   const inSight = (x, y, edge = 30) => x > -edge && y > -edge && x < width + edge && y < height + edge;
   const radius = () => clamp((points.length > 3000 ? 2 : points.length > 400 ? 3 : 5) * Math.sqrt(Math.sqrt(view.scale)), 1.5, 9);
 
@@ -90,11 +90,14 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
     pen.globalAlpha = 1;
   }
 
-  function rings(shown, r, test, colour, line) {
+  function rings(shown, r, test, colour, line, square = false) {
     pen.strokeStyle = colour;
     pen.lineWidth = line;
     pen.beginPath();
-    for (const { point, x, y } of shown) if (test(point)) { pen.moveTo(x + r, y); pen.arc(x, y, r, 0, 7); }
+    for (const { point, x, y } of shown) {
+      if (!test(point)) continue;
+      if (square) pen.rect(x - r, y - r, 2 * r, 2 * r); else { pen.moveTo(x + r, y); pen.arc(x, y, r, 0, 7); }
+    }
     pen.stroke();
   }
 
@@ -113,8 +116,9 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
     const r = asPictures ? size * 0.72 : radius() + 3.5;
     if (asPictures) pictures(shown, size); else marks(shown, radius());
     rings(shown, r, (point) => point.apart, style.getPropertyValue("--ls-warn"), 1.5);
-    rings(shown, r, (point) => chosen.has(point.image.id), style.getPropertyValue("--ls-accent"), 2.5);
-    rings(shown, r, (point) => point === hovered, style.getPropertyValue("--ls-text"), 2);
+    const frame = asPictures ? size / 2 + 4 : r;
+    rings(shown, frame, (point) => chosen.has(point.image.id), style.getPropertyValue("--ls-accent"), asPictures ? 3 : 2.5, asPictures);
+    rings(shown, frame, (point) => point === hovered, style.getPropertyValue("--ls-text"), 2, asPictures);
     if (dragged && dragged.line) {
       pen.beginPath();
       dragged.line.forEach(([x, y], place) => (place ? pen.lineTo(x, y) : pen.moveTo(x, y)));
@@ -122,7 +126,7 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
       pen.globalAlpha = 0.15; pen.fillStyle = style.getPropertyValue("--ls-accent"); pen.fill();
       pen.globalAlpha = 1; pen.lineWidth = 1.5; pen.strokeStyle = style.getPropertyValue("--ls-accent"); pen.stroke();
     }
-    Object.assign(node.dataset, { points: points.length, drawn: shown.length, scale: view.scale.toFixed(2), selected: chosen.size });
+    Object.assign(node.dataset, { points: points.length, drawn: shown.length, scale: view.scale.toFixed(2), selected: chosen.size, pictures: asPictures });
   }
 
   // ---- mouse ----------------------------------------------------------------------------------------------------------

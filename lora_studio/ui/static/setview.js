@@ -35,7 +35,8 @@ export function setView({ show }) {
     return `Not known yet: ${what}. ${looking() ? "They are being looked at; until then" : "Until they are looked at,"} that takes no part in the judgement.`;
   }
   function unknownNote() {
-    const problem = (whole && whole.problem) || (pictures.look && pictures.look.problem) || "";
+    const above = (pictures.look && pictures.look.problem) || ""; // told beside the views already
+    const problem = whole && whole.problem && !above.includes(whole.problem) ? whole.problem : "";
     const text = unknown();
     if (!text && !problem) return null;
     return h("div.ls-unknown", { role: "status" }, looking() && !problem ? h("span.ls-spinner") : icon("warn", 15), h("div", null, text, text && problem ? " " : "", problem));
@@ -56,19 +57,22 @@ export function setView({ show }) {
     const points = finding.evidence && finding.evidence.points;
     return h("li.ls-todo", null, h("span.ls-todo-number", null, String(place + 1)),
       h("div", null, h("div.ls-todo-text", null, finding.text), finding.remedy && h("div.ls-muted", null, finding.remedy)),
-      h("div.ls-todo-do", null, points ? h("span.ls-faint", { title: "What it would add to the grade, of 100 points" }, `+${Math.round(points)} points`) : null,
+      h("div.ls-todo-do", null, points ? h("span.ls-faint", { title: "What it would add to the grade, of 100 points" }, `+${plural(Math.round(points), "point")}`) : null,
         ids.length > 0 && showButton(ids, short(finding.text)),
         needsMore && button("Gather more", () => go(state.project, "gathering"), { icon: "plus" })));
   }
 
   function gradeCard() {
-    const grade = pictures.grade;
-    const partial = unknown() !== "";
+    const grade = pictures.grade, partial = unknown() !== "";
+    const open = partial && looking() && !pictures.gauges.consistency; // a third of the grade is about to be known
+    const letter = open ? "?" : grade.letter;
+    const title = open ? "Not graded yet" : partial ? `So far: ${grade.text[0].toLowerCase()}${grade.text.slice(1)}` : grade.text;
+    const points = open ? "How much it is one thing is not known yet." : `${number(grade.points)} of 100 points${partial ? ", by what is known so far" : ""}`;
     return h("section.ls-set-card.ls-grade-card", { "aria-label": "Grade" },
       h("div.ls-grade", null,
-        h(`div.ls-grade-letter.${grade.letter}`, { id: "ls-grade", "aria-label": `Grade ${grade.letter}` }, grade.letter),
-        h("div", null, h("h2", null, grade.text), h("div.ls-muted", null, `${number(grade.points)} of 100 points`, partial ? ", by what is known so far" : "")),
-        h("div.ls-letters", { "aria-hidden": "true" }, [...LETTERS].map((letter) => h("span" + (letter === grade.letter ? ".current" : ""), null, letter)))),
+        h(`div.ls-grade-letter.${open ? "open" : letter}` + (partial ? ".partial" : ""), { id: "ls-grade", "aria-label": open ? "Not graded yet" : `Grade ${letter}` }, letter),
+        h("div", null, h("h2", null, title), h("div.ls-muted", null, points)),
+        h("div.ls-letters", { "aria-hidden": "true" }, [...LETTERS].map((one) => h("span" + (one === letter ? ".current" : ""), null, one)))),
       grade.next.length ? [h("h3", null, "What would help most"), h("ol.ls-todos", null, grade.next.map(todo))]
         : h("div.ls-note.good", null, partial ? "Nothing to mend in what is known so far." : "Nothing would raise it much: go on with the tags."));
   }
@@ -78,9 +82,9 @@ export function setView({ show }) {
   function gauge(name) {
     const [title, meaning, low, high] = GAUGES[name], found = pictures.gauges[name];
     const level = !found ? "" : found.value >= high ? "good" : found.value >= low ? "warn" : "bad";
-    const few = whole && whole.used < 4;
+    const few = whole && whole.used < 4, partial = whole && whole.known.embedding < whole.used;
     return h("div.ls-gauge", { id: `ls-gauge-${name}` },
-      h("div.ls-gauge-head", null, h("h3", null, title), h(`span.ls-gauge-value.${level || "unknown"}`, null, found ? String(Math.round(100 * found.value)) : "not known yet"), found && h("span.ls-faint", null, "of 100")),
+      h("div.ls-gauge-head", null, h("h3", null, title), h(`span.ls-gauge-value.${level || "unknown"}`, null, found ? String(Math.round(100 * found.value)) : "not known yet"), found && h("span.ls-faint", null, partial ? "of 100, so far" : "of 100")),
       h("div.ls-gauge-bar", { role: "meter", "aria-label": title, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": found ? String(Math.round(100 * found.value)) : null, "aria-valuetext": found ? found.text : "not known yet" },
         [[0, low, "bad"], [low, high, "warn"], [high, 1, "good"]].map(([from, to, zone]) => h(`span.${zone}` + (zone === level ? ".current" : ""), { style: `flex:${to - from}` })),
         found && h("i", { style: `left:${100 * found.value}%` })),
@@ -100,15 +104,15 @@ export function setView({ show }) {
 
   function aspectRow(aspect) {
     const all = opened.has(aspect.name) ? aspect.values : aspect.values.slice(0, SHOWN), more = aspect.values.length - all.length;
-    const wait = !aspect.judged && looking();
+    const wait = !aspect.judged && (!whole || whole.known.scores < whole.used);
     return h("tr", { "data-aspect": aspect.name },
       h("th", { scope: "row" }, h(`span.ls-dot.${aspect.judged ? aspect.level : "unknown"}`, { "aria-hidden": "true" }), aspect.name),
       h("td", null,
         h("div.ls-value-chips", null, all.map((value) => valueChip(aspect, value)),
           more > 0 && h("button.ls-link", { type: "button", onclick: () => { opened.add(aspect.name); redraw(); } }, `${number(more)} more`),
           aspect.missing.map((name) => h("span.ls-missing", null, name, h("b", null, "missing"))),
-          !aspect.values.length && !aspect.missing.length && h("span.ls-faint", null, wait ? "not known yet" : "not known")),
-        aspect.level !== "good" && !wait && h("div.ls-aspect-text", null, aspect.text, aspect.remedy ? [" ", h("span.ls-muted", null, aspect.remedy)] : null)));
+          !aspect.values.length && !aspect.missing.length && h("span.ls-faint", null, wait ? "not known yet" : aspect.text)),
+        aspect.level !== "good" && aspect.judged && h("div.ls-aspect-text", null, aspect.text, aspect.remedy ? [" ", h("span.ls-muted", null, aspect.remedy)] : null)));
   }
   const coverageCard = () => pictures.coverage.length > 0 && h("section.ls-set-card.ls-coverage", { "aria-label": "Coverage" },
     h("div.ls-card-head", null, h("h2", null, "Coverage"), h("span.ls-muted", null, "What the set shows, by its captions and by what the auto-tagger sees. A click shows the pictures.")),
