@@ -139,7 +139,7 @@ export function setView({ show }) {
         h("div.ls-muted", null, `Pictures train in groups of one size, ${number(whole.batch_size)} at a time. ${ids.length === 1 ? "This one trains" : "These train"} in smaller groups and so ${ids.length === 1 ? "weighs" : "weigh"} more; none is left out. Another crop moves a picture to another size.`),
         h("div.ls-value-chips", null, whole.buckets.slice(0, 24).map((bucket) => h("button.ls-value-chip", { type: "button", title: `Show ${plural(bucket.ids.length, "picture")}`, onclick: () => show(bucket.ids, `trains at ${bucket.width} × ${bucket.height}`) },
           h("span", null, `${bucket.width} × ${bucket.height}`), h("b", null, number(bucket.ids.length)))), whole.buckets.length > 24 && h("span.ls-faint", null, `and ${number(whole.buckets.length - 24)} more`)),
-      ] : h("div.ls-note.good", null, `None: every size has ${plural(whole.batch_size, "picture")} or more to train together.`));
+      ] : h("div.ls-note.good", null, `None: every size comes up often enough for ${number(whole.batch_size)} at a time.`));
   }
 
   // ---- drawing --------------------------------------------------------------------------------------------------------

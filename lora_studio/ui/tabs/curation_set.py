@@ -69,10 +69,10 @@ def functions(studio: Studio) -> dict[str, Any]:
     def mapped(project: str) -> dict[str, Any]:
         """Where each picture lies, whatever was decided of it, and how many are not on the map for want of a look."""
         opened = studio.open(project)
-        images, seen = studio.images(opened), studio.seen(opened)
-        stamp = (id(seen), [(image.id, image.caption) for image in images])
+        images, seen, trigger = studio.images(opened), studio.seen(opened), opened.plan.trigger
+        stamp = (id(seen), trigger, [(image.id, image.caption) for image in images])
         # with the answer `seen` is kept alive, so that no other can get its id
-        found, _ = studio.remembered(opened, "map", lambda: (_map(images, seen), seen), stamp)
+        found, _ = studio.remembered(opened, "map", lambda: (_map(images, seen, trigger), seen), stamp)
         return {**found, "without": len(images) - len(found["points"]), "problem": looking.no_tagger(opened.plan)}
 
     return {
@@ -83,13 +83,13 @@ def functions(studio: Studio) -> dict[str, Any]:
     }
 
 
-def _map(images: Sequence[Image], seen: Mapping[str, looking.Seen]) -> dict[str, Any]:
+def _map(images: Sequence[Image], seen: Mapping[str, looking.Seen], trigger: str) -> dict[str, Any]:
     known = [(image, seen[image.sha256]) for image in images if image.sha256 in seen]
     known = [(image, one) for image, one in known if one.embedding is not None]
     if not known:
         return {"points": [], "clusters": []}
     found = layout.layout([image.id for image, _ in known], np.stack([one.embedding for _, one in known]))
-    tags = {image.id: _tags(image.caption, one.scores) for image, one in known}
+    tags = {image.id: _tags(image.caption, one.scores) - {trigger} for image, one in known}
     named = naming.names([point[3] for point in found.points], [tags[point[0]] for point in found.points])
     return {"points": found.points, "clusters": sorted(named.items())}
 
