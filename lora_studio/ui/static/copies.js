@@ -1,6 +1,7 @@
 // "Copies": pictures that are the same picture, side by side, the better one proposed.
 import { Failure, bytes, button, call, fill, go, h, icon, number, plural, state, thumb, toast } from "./core.js";
 import { compare } from "./compare.js";
+import { keepFocus } from "./focus.js";
 import { editPictures, pictures, used } from "./pictures.js";
 
 const RELATIONS = { "same file": "the same file", "same picture": "nearly the same", smaller: "smaller copy", mirrored: "mirrored", cropped: "a part of it" };
@@ -91,12 +92,12 @@ export function copiesView({ decide, open, undo }) {
       h("div", null, h("h2", null, `${plural(left.length, "group")} of copies`), h("div.ls-muted", null, "A picture that is there twice counts double in the training. The proposed one is the largest, then the sharpest.")),
       button(left.length === 1 ? "Keep the best" : `Keep the best of all ${number(left.length)}`, () => settle(left), { id: "ls-settle-all", icon: "check", title: `Rejects ${plural(rejected, "picture")}; one step, which Undo takes back` })));
     const at = list.scrollTop;
-    fill(list,
+    keepFocus(list, () => fill(list,
       !left.length && h("div.ls-empty", null, icon("check", 30), h("h3", null, settled.length ? "All copies are settled" : facts.compared ? "No picture is there twice" : "No copies found so far"),
         h("p", null, pictures.all.length ? "Resized, recompressed, mirrored and cut-out copies are looked for." : "There are no pictures yet."), !pictures.all.length && button("Gather some", () => go(state.project, "gathering"))),
       left.slice(0, most).map(card),
       left.length > most && button(`Show ${number(Math.min(PAGE, left.length - most))} more of ${number(left.length - most)}`, () => { most += PAGE; draw(); }),
-      settled.length > 0 && h("details.ls-settled", null, h("summary", null, `${plural(settled.length, "group")} of which you kept all`), settled.slice(0, PAGE).map(card)));
+      settled.length > 0 && h("details.ls-settled", null, h("summary", null, `${plural(settled.length, "group")} of which you kept all`), settled.slice(0, PAGE).map(card))));
     list.scrollTop = at;
   }
 

@@ -1,5 +1,6 @@
 // "Map": like pictures near each other. What is selected on it can be decided on there; the list of groups does the same.
 import { Failure, button, call, fill, go, h, icon, number, plural, state, thumb } from "./core.js";
+import { keepFocus } from "./focus.js";
 import { COLOURS, mapCanvas } from "./mapcanvas.js";
 import { pictures } from "./pictures.js";
 import { DECISIONS, flags, short } from "./words.js";
@@ -63,7 +64,7 @@ export function mapView({ decide, show, open }) {
     side.hidden = false;
     const ids = chosen(), apart = points.filter((point) => point.apart).map((point) => point.image.id);
     const counts = Object.entries(DECISIONS).map(([decision, text]) => [text.toLowerCase(), ids.filter((id) => pictures.byId.get(id).decision === decision).length]).filter(([, count]) => count);
-    fill(side,
+    keepFocus(side, () => fill(side,
       h("section", null, h("h2", null, "Groups"), h("div.ls-map-groups", { role: "group", "aria-label": "Groups of like pictures" },
         found.clusters.map(([number_, name]) => groupRow(`ls-cluster-${number_}`, h("span.ls-map-dot", { style: `background:${COLOURS[number_ % COLOURS.length]}` }), name, of(number_))),
         groupRow("ls-apart", h("span.ls-map-dot.ring"), "stand apart", apart))),
@@ -77,7 +78,7 @@ export function mapView({ decide, show, open }) {
           h("div.ls-row", null, button("Show them in Pictures", () => show(ids, "selected on the map"), { icon: "image" }), button("Select none", () => select([]), { kind: "quiet", title: "Esc" })),
           h("div.ls-map-thumbs", null, ids.slice(0, SHOWN).map((id) => { const image = pictures.byId.get(id); return h("button", { type: "button", "data-decision": image.decision, title: `#${id} ${image.name}`, "aria-label": `Show #${id} ${image.name}`, onclick: () => open(id) }, h("img", { src: thumb(image), alt: "", loading: "lazy" })); })),
           ids.length > SHOWN && h("div.ls-faint", null, `and ${number(ids.length - SHOWN)} more`),
-        ] : h("div.ls-muted", null, "Click a picture, draw round several, or choose a group. Shift adds to what is selected.")));
+        ] : h("div.ls-muted", null, "Click a picture, draw round several, or choose a group. Shift adds to what is selected."))));
   }
 
   function drawNote() {

@@ -24,7 +24,7 @@ function within(line, x, y) {
 export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
   const node = h("canvas.ls-map-canvas", { tabindex: "0", role: "application", "aria-label": "Map of the pictures. The list of groups beside it does the same." });
   const pen = node.getContext("2d");
-  const kept = new Map(); // address -> picture
+  const kept = new Map(), stamps = new Map(); // pictures by address; marks
   const view = { scale: 1, x: 0, y: 0 };
   let points = [], width = 0, height = 0, asked = false, dragged = null, hovered = null;
   const canvas = { tool: "move" };
@@ -32,37 +32,41 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
   const left = (point) => (PAD.x + point.x * (width - 2 * PAD.x)) * view.scale + view.x;
   const top = (point) => (PAD.top + point.y * (height - PAD.top - PAD.bottom)) * view.scale + view.y;
   const inSight = (x, y, edge = 30) => x > -edge && y > -edge && x < width + edge && y < height + edge;
-  const radius = () => clamp((points.length > 3000 ? 2 : points.length > 400 ? 3 : 5) * Math.sqrt(Math.sqrt(view.scale)), 1.5, 9);
+  const radius = () => Number(clamp((points.length > 3000 ? 2 : points.length > 400 ? 3 : 5) * Math.sqrt(Math.sqrt(view.scale)), 1.5, 9).toFixed(1));
 
   // ---- drawing --------------------------------------------------------------------------------------------------------
 
   const later = () => { if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; paint(); }); } };
 
-  function mark(decision, x, y, r) {
+  function mark(pen, decision, x, y, r) {
+    pen.beginPath();
     if (decision === "keep") pen.rect(x - r, y - r, 2 * r, 2 * r);
     else if (decision === "maybe") { pen.moveTo(x, y - 1.2 * r); pen.lineTo(x + 1.15 * r, y + 0.8 * r); pen.lineTo(x - 1.15 * r, y + 0.8 * r); pen.closePath(); }
     else if (decision === "reject") { pen.moveTo(x - r, y - r); pen.lineTo(x + r, y + r); pen.moveTo(x + r, y - r); pen.lineTo(x - r, y + r); }
-    else { pen.moveTo(x + r, y); pen.arc(x, y, r, 0, 7); }
+    else pen.arc(x, y, r, 0, 7);
+    if (decision === "reject") pen.stroke(); else pen.fill();
   }
 
-  /** All marks of one colour and decision in one go: 10,000 points are a few dozen strokes of the pen. */
-  function marks(shown, r) {
-    const kinds = new Map();
-    for (const one of shown) {
-      const key = `${one.point.cluster} ${one.point.image.decision}`;
-      if (!kinds.has(key)) kinds.set(key, []);
-      kinds.get(key).push(one);
+  /** The mark of a colour and a decision, drawn once and then stamped: many times as fast as 10,000 paths. */
+  function stamp(cluster, decision, r, ratio) {
+    const key = `${cluster % COLOURS.length} ${decision} ${r} ${ratio}`;
+    if (stamps.size > 256) stamps.clear();
+    if (!stamps.has(key)) {
+      const side = Math.ceil(2 * (1.3 * r + 1) * ratio), small = h("canvas", { width: side, height: side }), ink = small.getContext("2d");
+      ink.scale(ratio, ratio);
+      ink.globalAlpha = decision === "reject" ? 0.55 : OPACITY[decision];
+      ink.fillStyle = ink.strokeStyle = COLOURS[cluster % COLOURS.length];
+      ink.lineWidth = 1.5;
+      mark(ink, decision, side / ratio / 2, side / ratio / 2, r);
+      stamps.set(key, small);
     }
-    for (const ones of kinds.values()) {
-      const { image: { decision }, cluster } = ones[0].point;
-      pen.globalAlpha = decision === "reject" ? 0.55 : OPACITY[decision];
-      pen.fillStyle = pen.strokeStyle = COLOURS[cluster % COLOURS.length];
-      pen.lineWidth = 1.5;
-      pen.beginPath();
-      for (const { x, y } of ones) mark(decision, x, y, r);
-      if (decision === "reject") pen.stroke(); else pen.fill();
+    return stamps.get(key);
+  }
+  function marks(shown, r, ratio) {
+    for (const { point, x, y } of shown) {
+      const drawn = stamp(point.cluster, point.image.decision, r, ratio), side = drawn.width / ratio;
+      pen.drawImage(drawn, x - side / 2, y - side / 2, side, side);
     }
-    pen.globalAlpha = 1;
   }
 
   function picture(address) {
@@ -83,8 +87,7 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
       pen.strokeRect(x - w / 2, y - t / 2, w, t);
       if (point.image.decision !== "new") { // its mark at the corner
         pen.fillStyle = pen.strokeStyle;
-        pen.beginPath(); mark(point.image.decision, x + w / 2 - 2, y - t / 2 + 2, 5);
-        if (point.image.decision === "reject") pen.stroke(); else pen.fill();
+        mark(pen, point.image.decision, x + w / 2 - 2, y - t / 2 + 2, 5);
       }
     }
     pen.globalAlpha = 1;
@@ -114,7 +117,7 @@ export function mapCanvas({ selected, onSelect, onHover, onOpen }) {
     const shown = points.map((point) => ({ point, x: left(point), y: top(point) })).filter(({ x, y }) => inSight(x, y));
     const asPictures = shown.length <= PICTURES, size = clamp(38 * Math.sqrt(view.scale), 38, 110);
     const r = asPictures ? size * 0.72 : radius() + 3.5;
-    if (asPictures) pictures(shown, size); else marks(shown, radius());
+    if (asPictures) pictures(shown, size); else marks(shown, radius(), ratio);
     rings(shown, r, (point) => point.apart, style.getPropertyValue("--ls-warn"), 1.5);
     const frame = asPictures ? size / 2 + 4 : r;
     rings(shown, frame, (point) => chosen.has(point.image.id), style.getPropertyValue("--ls-accent"), asPictures ? 3 : 2.5, asPictures);

@@ -1,5 +1,6 @@
 // "The set": its grade and what would raise it, two gauges, what is covered and what is missing, everything found.
 import { Failure, button, call, fill, go, h, icon, number, plural, state } from "./core.js";
+import { keepFocus } from "./focus.js";
 import { pictures } from "./pictures.js";
 
 const LETTERS = "ABCDEF";
@@ -145,10 +146,7 @@ export function setView({ show }) {
   // ---- drawing --------------------------------------------------------------------------------------------------------
 
   function redraw() {
-    const had = document.activeElement && node.contains(document.activeElement) && document.activeElement.dataset.value;
-    fill(node, unknownNote(), h("div.ls-set-top", null, gradeCard(), gaugesCard()), coverageCard(), h("div.ls-set-bottom", null, findingsCard(), bucketsCard()));
-    const again = had && [...node.querySelectorAll("[data-value]")].find((chip) => chip.dataset.value === had);
-    if (again) again.focus();
+    keepFocus(node, () => fill(node, unknownNote(), h("div.ls-set-top", null, gradeCard(), gaugesCard()), coverageCard(), h("div.ls-set-bottom", null, findingsCard(), bucketsCard())));
   }
 
   async function ask(stamp) {
