@@ -7,7 +7,7 @@ from pydantic import Field
 from lora_studio.core.jobs import ENDED
 from lora_studio.core.project import PROVENANCE
 from lora_studio.engine import buckets as engine_buckets
-from lora_studio.steps import curation, filters, looking, provenance, training
+from lora_studio.steps import curation, filters, looking, provenance
 from lora_studio.steps.rows import NUMBERS, rows
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
@@ -115,7 +115,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         opened = studio.open(project)
         image = opened.image(id)
         left, top, right, bottom = box or (0, 0, 1, 1)
-        data = training.current(opened).data
+        data = studio.config(opened).data
         width = max(1, round((right - left) * image.width))
         height = max(1, round((bottom - top) * image.height))
         fitted = engine_buckets.assign(width, height, data)
