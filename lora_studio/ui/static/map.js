@@ -55,7 +55,7 @@ export function mapView({ decide, show, open }) {
 
   function groupRow(id, dot, name, ids) {
     const all = ids.length > 0 && selection.size === ids.length && ids.every((one) => selection.has(one));
-    return h("button.ls-map-group" + (all ? ".current" : ""), { type: "button", id, "aria-pressed": String(all), title: "Select these pictures", onclick: (event) => select(ids, event.shiftKey || event.ctrlKey || event.metaKey) },
+    return h("button.ls-map-group" + (all ? ".current" : ""), { type: "button", id, disabled: !ids.length, "aria-pressed": String(all), title: "Select these pictures", onclick: (event) => select(ids, event.shiftKey || event.ctrlKey || event.metaKey) },
       dot, h("span.ls-ellipsis", null, name), h("span.count", null, number(ids.length)));
   }
 
