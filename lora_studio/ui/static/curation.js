@@ -30,7 +30,7 @@ part("curation", (root) => {
   });
   const bar = filterBar({ onChange: draw, focusGrid: () => grid.node.focus() });
   const side = inspector({ decide, accept, compare: compareTwo, show: open });
-  const sets = setViews({ show, open });
+  const sets = setViews({ show, open, decide, undo });
   const keys = {
     k: () => decide("keep"), m: () => decide("maybe"), r: () => decide("reject"), n: () => decide("new"), a: () => accept(grid.selected),
     u: undo, c: () => side.editShape(), z: () => grid.enlarge(), x: () => compareTwo(), "/": () => bar.focus(),
@@ -156,6 +156,7 @@ part("curation", (root) => {
     if (project !== pictures.project) return;
     pictures.look = found;
     drawLook();
+    if (view !== "pictures") sets.draw(view);
     if (before && before.job && !found.job) await audit();
   }
 

@@ -13,6 +13,7 @@ from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
+from lora_studio.ui.tabs import curation_set
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -134,6 +135,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         "curation.set_provenance": set_origin,
         "curation.crop": crop,
         "curation.bucket": bucket,
+        **curation_set.functions(studio),
     }
 
 
