@@ -110,10 +110,10 @@ def _crop(project: Any, words: tuple[int, float, float, float, float], as_json: 
 def _crop_to(project: Any, where: str, what: str, dry_run: bool, as_json: bool) -> None:
     from lora_studio.steps import crops, curation
 
-    boxes, failed = {}, []
+    way, boxes, failed = crops.named(what), {}, []
     for image_id in _ids(project, where):
         try:
-            boxes[image_id] = crops.named(project, image_id, what)
+            boxes[image_id] = way(project, image_id)
         except UserError as error:
             failed.append({"id": image_id, "reason": error.message})
     if not dry_run:

@@ -457,5 +457,6 @@ def _image(row: Any) -> Image:
     values = dict(row)
     values["phash"] = int(values["phash"], 16)
     values["crop"] = tuple(json.loads(values["crop"])) if values["crop"] else None
-    values["more_crops"] = tuple(tuple(box) for box in json.loads(values["more_crops"] or "[]"))
+    more = values["more_crops"]
+    values["more_crops"] = tuple(tuple(box) for box in json.loads(more)) if more else ()
     return Image(**values)

@@ -1,21 +1,27 @@
-"""Is this a good set of pictures? What is wrong with each one, what with the whole, and what to look for next.
+"""Is this a good set of pictures? What is wrong with each one, what with the whole, and what to do next.
 
-Every measure here compares numbers taken at import (`measures.py`); none looks at the pictures again, so an audit of
-10,000 pictures takes seconds. What a picture *shows* is beyond it: a wrong character or a watermark is for the eye.
+It compares what is already known of each picture (numbers taken at import, and what a job found by looking: faces,
+embeddings, tags); none of the pictures is opened again. What was not looked at yet takes no part in the judgement.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from lora_studio.core.project import Plan
+from lora_studio.judge import coverage, duplicates, grade, layout, symmetry
 from lora_studio.judge.common import Finding, plural
+from lora_studio.judge.coverage import Aspect
+from lora_studio.judge.duplicates import Group, Pairs
 from lora_studio.judge.facts import Flag, ImageFacts
+from lora_studio.judge.grade import Gauge, Grade
 from lora_studio.judge.measures import Array, Measures, measure, perceptual_hash, sharpness
 
 __all__ = [
     "TARGETS", "Audit", "Finding", "Flag", "ImageFacts", "Measures",
-    "audit", "measure", "near_duplicates", "perceptual_hash", "sharpness",
+    "audit", "measure", "perceptual_hash", "sharpness",
 ]  # fmt: skip
 
 TARGETS: dict[str, tuple[int, int]] = {"character": (15, 50), "style": (50, 200), "concept": (20, 100)}
@@ -24,11 +30,7 @@ STARTER_ENOUGH = 20
 """So many teach the starter any kind: the sample projects have 24 good ones each, and their LoRAs learn from them
 (docs of the demo); 20 leaves room for a few that are rejected."""
 
-# Measured on the three sample projects (75 different pictures, 9 planted bad ones): a copy re-saved as JPEG or made
-# smaller differs by at most 2 bits and 5 levels; the closest two different pictures by 2 bits and 16 levels.
-MAX_BITS = 6
-MAX_LEVELS = 10
-# There, pictures blurred on purpose lie at 0.0002 to 0.0013 and the others at 0.077 to 0.61.
+# In the sample projects, pictures blurred on purpose lie at 0.0002 to 0.0013 and the others at 0.077 to 0.61.
 PLAINLY_BLURRED = 0.002
 ENOUGH_FOR_BLUR = 5
 BLURRED_SHARE = 1 / 6
@@ -41,87 +43,101 @@ MAX_ASPECT = 3.0
 ENOUGH_FOR_SPREAD = 8
 SAME_BACKGROUND = 36.0
 MANY_ALIKE = 0.6
+UNUSABLE = ("duplicate", "near_duplicate", "blurred", "too_small", "aspect")
+"""Flags with which a picture that nobody chose to keep does not count as a good one."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The verdict on a set: findings over all of it, flags for single pictures by id."""
+    """The verdict on a set: findings over all of it, flags for pictures by id, copies, gauges, grade, coverage."""
 
     findings: list[Finding]
     flags: dict[int, list[Flag]] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+    gauges: dict[str, Gauge] = field(default_factory=dict)
+    """`consistency` and `diversity`, where enough is known."""
+    grade: Grade = field(default_factory=lambda: Grade("F", 0, grade.WORDS["F"], ()))
+    coverage: tuple[Aspect, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        flags = {image: [vars(flag) for flag in found] for image, found in self.flags.items()}
-        return {"findings": [finding.to_dict() for finding in self.findings], "flags": flags}
+        return {
+            "findings": [finding.to_dict() for finding in self.findings],
+            "flags": {image: [vars(flag) for flag in found] for image, found in self.flags.items()},
+            "groups": [asdict(group) for group in self.groups],
+            "gauges": {name: asdict(gauge) for name, gauge in self.gauges.items()},
+            "grade": asdict(self.grade),
+            "coverage": [asdict(aspect) for aspect in self.coverage],
+        }
 
 
-def audit(images: list[ImageFacts], kind: str, resolution: int = 0) -> Audit:
-    """Judge the pictures for a LoRA of this kind. `resolution` is the training side in pixels; 0 when not chosen yet,
-    then small ones are found by comparison with the rest. Raises KeyError for an unknown kind."""
-    low, high = TARGETS[kind]
+def audit(images: list[ImageFacts], plan: Plan, resolution: int = 0, pairs: Pairs | None = None) -> Audit:
+    """Judge the pictures for the plan's LoRA. `resolution` is the training side in pixels; 0 when not chosen yet, then
+    small ones are found by comparison with the rest. `pairs` are the verdicts on pairs that were looked at closely.
+
+    The order of the pictures has no influence. Raises KeyError for an unknown kind.
+    """
+    images = sorted(images, key=lambda image: image.id)
+    low, high = TARGETS[plan.kind]
+    groups = duplicates.groups(images, pairs)
+    flags = _flags(images, groups, plan.kind, resolution)
+    usable = [image for image in images if _is_good(image, flags)]
+    aspects = coverage.coverage(usable, plan)
+    gauges = {"consistency": grade.consistency(usable, plan), "diversity": grade.diversity(usable, plan, aspects)}
+    about = {name: finding for name in ABOUT if (finding := _about(name, flags))}
+    wrong = coverage.against_plan(usable, plan)
+    findings = [_count(len(usable), len(images), plan.kind, low, high), *about.values(), *wrong]
+    findings += symmetry.findings(usable, plan, groups)
+    findings += _spread(usable, plan.kind, aspects)
+    findings += [Finding("warn", one.text, one.remedy, one.values[0].ids) for one in aspects if one.level == "warn"]
+    if len(usable) < low:
+        findings.append(_next(low - len(usable), plan.kind, aspects))
+    graded = grade.grade(
+        len(images), len(usable), min(low, STARTER_ENOUGH) if plan.base == "starter" else low,
+        [finding for name, finding in about.items() if name in UNUSABLE], gauges, aspects, plan,
+        [*wrong, *([about["outlier"]] if "outlier" in about else [])],
+    )  # fmt: skip
+    known = {name: gauge for name, gauge in gauges.items() if gauge is not None}
+    return Audit(findings, flags, groups, known, graded, aspects)
+
+
+def _flags(images: list[ImageFacts], groups: list[Group], kind: str, resolution: int) -> dict[int, list[Flag]]:
+    """By picture, the copies first."""
     flags: dict[int, list[Flag]] = {}
-    for found in (_copies(images), _blurred(images), _too_small(images, resolution), _long(images)):
+    for group in groups:
+        for member in group.members:
+            name = "duplicate" if member.relation == "same file" else "near_duplicate"
+            flags.setdefault(member.id, []).append(Flag(name, member.text, group.best))
+    for found in (_blurred(images), _too_small(images, resolution), _long(images), _apart(images)):
         for image, flag in found:
             flags.setdefault(image, []).append(flag)
-    usable = [image for image in images if image.id not in flags]
-    findings = [_count(len(usable), len(images), kind, low, high)]
-    findings += [finding for finding in (_about(name, flags) for name in ABOUT) if finding]
-    findings += _spread(usable, kind)
-    if len(usable) < low:
-        missing = low - len(usable)
-        findings.append(Finding("info", f"To look for next: {plural(missing, 'more picture')}. {NEXT[kind]}"))
-    return Audit(findings, flags)
+    return flags
 
 
-def near_duplicates(
-    images: list[ImageFacts], max_bits: int = MAX_BITS, max_levels: int = MAX_LEVELS
-) -> list[list[ImageFacts]]:
-    """Groups of two or more pictures that are the same picture re-saved, resized or slightly changed; best first.
+def _is_good(image: ImageFacts, flags: dict[int, list[Flag]]) -> bool:
+    return image.decision == "keep" or not any(flag.name in UNUSABLE for flag in flags.get(image.id, []))
 
-    Two belong together when their hashes differ in at most `max_bits` of 64 bits *and* no field of the 8 x 8 colour
-    grid differs by more than `max_levels` of 255: the hash alone takes one pose in other clothes for the same picture.
-    Mirrored, cropped or recoloured copies are not found.
-    """
-    if not images:
+
+def _next(missing: int, kind: str, aspects: Sequence[Aspect]) -> Finding:
+    """What to look for, from what is missing; in general words where nothing is known."""
+    lacking = [one.remedy for one in aspects if one.judged and one.level != "good" and one.remedy]
+    what = " ".join(lacking[:2]) or NEXT[kind]
+    return Finding("info", f"To look for next: {plural(missing, 'more picture')}. {what}")
+
+
+def _apart(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
+    """Pictures whose embedding lies far from all others."""
+    known = [image for image in images if image.embedding is not None]
+    if not known:
         return []
-    hashes = np.array([image.phash for image in images], dtype=np.uint64)
-    colours = np.stack([np.frombuffer(image.signature, np.uint8) for image in images]).astype(np.int16)
-    group = list(range(len(images)))
-
-    def root(place: int) -> int:
-        while group[place] != place:
-            group[place] = group[group[place]]
-            place = group[place]
-        return place
-
-    for first in range(len(images) - 1):
-        near = np.nonzero(np.bitwise_count(hashes[first + 1 :] ^ hashes[first]) <= max_bits)[0] + first + 1
-        if len(near):
-            near = near[np.abs(colours[near] - colours[first]).max(axis=1) <= max_levels]
-        for second in near:
-            group[root(int(second))] = root(first)
-    groups: dict[int, list[ImageFacts]] = {}
-    for place, image in enumerate(images):
-        groups.setdefault(root(place), []).append(image)
-    return [sorted(found, key=_worth) for found in groups.values() if len(found) > 1]
-
-
-def _worth(image: ImageFacts) -> tuple[float, float, int]:
-    """Sort key: the largest first, then the sharpest, then the first imported."""
-    return -image.width * image.height, -image.sharpness, image.id
-
-
-def _copies(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
+    stack = np.stack([image.embedding for image in known if image.embedding is not None])
+    apart, far, cut = layout.outliers(stack)
+    usual = float(np.median(far))
     found = []
-    for best, *others in near_duplicates(images):
-        for image in others:
-            if image.sha256 == best.sha256:
-                found.append((image.id, Flag("duplicate", "the very same file as another picture", best.id)))
-                continue
-            smaller = image.side < 0.9 * best.side
-            text = "a smaller copy of another picture" if smaller else "nearly the same as another picture"
-            found.append((image.id, Flag("near_duplicate", text, best.id)))
+    for image, value, stands in zip(known, far, apart, strict=True):
+        if stands:
+            text = f"unlike the others: {value:.2f} away from those most like it, usual are {usual:.2f}"
+            found.append((image.id, Flag("outlier", text, None, round(float(value), 3), round(cut, 3))))
     return found
 
 
@@ -172,6 +188,7 @@ ABOUT: dict[str, tuple[str, str]] = {
     "blurred": ("blurred", "Reject it, or find a sharper version: blur is learned like any other trait."),
     "too_small": ("too small", "Find a larger version; enlarging teaches soft edges."),
     "aspect": ("very wide or tall", "Crop to the subject."),
+    "outlier": ("unlike the others", "Look at each: is it the same subject, in the same way of drawing?"),
 }
 NEXT = {
     "character": "The same character from other angles, with other expressions, clothes and backgrounds.",
@@ -207,12 +224,15 @@ def _count(good: int, total: int, kind: str, low: int, high: int) -> Finding:
     return Finding("good", f"{have}: a good number for a {kind} ({low} to {high} advised).", "", (), evidence)
 
 
-def _spread(images: list[ImageFacts], kind: str) -> list[Finding]:
-    """Backgrounds and light that are too alike. Both from the 8 x 8 colour grid, so only plain differences count."""
+def _spread(images: list[ImageFacts], kind: str, aspects: Sequence[Aspect]) -> list[Finding]:
+    """Backgrounds and light that are too alike. Both from the 8 x 8 colour grid, so only plain differences count.
+    Backgrounds are left to the coverage where tags tell of them."""
     if len(images) < ENOUGH_FOR_SPREAD:
         return []
     grids = np.stack([np.frombuffer(image.signature, np.uint8).reshape(8, 8, 3) for image in images]).astype(float)
-    return [finding for finding in (_backgrounds(grids, images, kind), _light(grids), _softness(images)) if finding]
+    told = any(aspect.name == "background" and aspect.judged for aspect in aspects)
+    backgrounds = None if told else _backgrounds(grids, images, kind)
+    return [finding for finding in (backgrounds, _light(grids), _softness(images)) if finding]
 
 
 def _backgrounds(grids: Array, images: list[ImageFacts], kind: str) -> Finding | None:

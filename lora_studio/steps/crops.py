@@ -1,7 +1,7 @@
 """Crops that need no drawing: to an aspect, to the face, to the subject; and the pixels that are trained on."""
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 from PIL import Image as Pil
 
@@ -27,11 +27,8 @@ AIR = 0.06
 def to_aspect(image: Image, aspect: tuple[float, float], around: Box | None = None) -> Box:
     """The largest box of that aspect (width, height) inside the picture, its middle as near as can be to the middle of
     `around` (else of the picture's crop). Raises UserError for an aspect that is none."""
-    width, height = aspect
-    if not (0 < width < math.inf and 0 < height < math.inf and 1 / 20 <= width / height <= 20):
-        raise UserError(f"{width:g}:{height:g} is no shape to crop to.", "Name it as width:height, e.g. 3:4.")
     left, top, right, bottom = around or image.crop or WHOLE
-    share = (width / height) / (image.width / image.height)
+    share = _share(aspect) / (image.width / image.height)
     wide, high = (1.0, 1 / share) if share > 1 else (share, 1.0)
     return _placed((left + right) / 2, (top + bottom) / 2, wide, high)
 
@@ -63,17 +60,24 @@ def to_subject(project: Project, image_id: int) -> Box:
     return left / image.width, top / image.height, right / image.width, bottom / image.height
 
 
-def named(project: Project, image_id: int, words: str) -> Box:
-    """The crop that words ask for: `face`, `subject`, or an aspect such as `3:4`. Raises UserError for others."""
-    if words == "face":
-        return to_face(project, image_id)
-    if words == "subject":
-        return to_subject(project, image_id)
+def named(words: str) -> Callable[[Project, int], Box]:
+    """The way to crop that words ask for: `face`, `subject`, or a shape such as `3:4`. Raises UserError for others."""
+    if words in ("face", "subject"):
+        return to_face if words == "face" else to_subject
     width, _, height = words.partition(":")
     try:
-        return to_aspect(project.image(image_id), (float(width), float(height)))
+        aspect = float(width), float(height)
     except ValueError:
         raise UserError(f"{words} is nothing to crop to.", "Choose face, subject, or a shape such as 3:4.") from None
+    _share(aspect)
+    return lambda project, image_id: to_aspect(project.image(image_id), aspect)
+
+
+def _share(aspect: tuple[float, float]) -> float:
+    width, height = aspect
+    if not (0 < width < math.inf and 0 < height < math.inf and 1 / 20 <= width / height <= 20):
+        raise UserError(f"{width:g}:{height:g} is no shape to crop to.", "Name it as width:height, e.g. 3:4.")
+    return width / height
 
 
 def trained_pixels(
@@ -90,7 +94,7 @@ def trained_pixels(
     crop = image.crops[number]
     bucket = assign(*pixels.cropped(image.width, image.height, crop), config.data, resolution=resolution or None)
     try:
-        picture = images.decode(Path(project.original_path(image)), project.plan.background)
+        picture = images.decode(project.original_path(image), project.plan.background)
     except ImageError as error:
         raise UserError(f"{image.name} cannot be used: {error}.", "Reject it, or put the file back.") from error
     return pixels.trained(picture, crop, bucket, pixels.Look(flip))

@@ -13,7 +13,7 @@ from lora_studio.judge import dataset
 from lora_studio.judge.facts import Flag, ImageFacts
 from lora_studio.steps import looking
 
-BAD_FLAGS = ("blurred", "duplicate", "near_duplicate", "too_small", "aspect")
+BAD_FLAGS = dataset.UNUSABLE
 VERBS = {"keep": "Keep", "maybe": "Set aside", "reject": "Reject", "new": "Reset"}
 
 
@@ -33,14 +33,13 @@ def audit(project: Project, resolution: int = 0, images: Sequence[Image] | None 
 
 def judge(project: Project, facts: list[ImageFacts], resolution: int = 0) -> dataset.Audit:
     """The same for facts that are at hand."""
-    return dataset.audit(facts, project.plan.kind, resolution)
+    return dataset.audit(facts, project.plan, resolution, looking.pairs(project, [one.sha256 for one in facts]))
 
 
-def in_copies(found: dataset.Audit) -> set[int]:
-    """Ids of the pictures that are copies of each other."""
-    return {image_id for image_id, flags in found.flags.items() if any(flag.other is not None for flag in flags)} | {
-        flag.other for flags in found.flags.values() for flag in flags if flag.other is not None
-    }
+def weighed(found: dataset.Audit) -> set[int]:
+    """Ids of the pictures for which the audit asks whether they were kept: copies of each other and flagged ones."""
+    copies = {image_id for group in found.groups for image_id in (group.best, *(one.id for one in group.members))}
+    return copies | set(found.flags)
 
 
 # --- decisions ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from lora_studio.core.images import ImageError
 from lora_studio.core.looks import Looks
 from lora_studio.core.project import Arrival, Box, Image, Project
 from lora_studio.judge import measures
+from lora_studio.steps import looking
 from lora_studio.steps.sources.candidate import Candidate, Refused, SourceGone
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -239,7 +240,8 @@ class _Import:
             if isinstance(one, Prepared) and one.arrival.sha256 not in self.known:
                 new.setdefault(one.arrival.sha256, one)
         if new:
-            Looks(self.project.folder).put(measures.KEY, {digest: one.measured for digest, one in new.items()})
+            key = looking.names(self.project.plan)["measures"]
+            Looks(self.project.folder).put(key, {digest: one.measured for digest, one in new.items()})
             self.known |= self.project.add_images([one.arrival for one in new.values()])
             for digest, one in new.items():
                 self.posts[_post(one.candidate)] = digest

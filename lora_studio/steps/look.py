@@ -7,6 +7,7 @@ goes on from there. Heavy packages are imported here and only inside of the job.
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from lora_studio.core.images import ImageError
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.looks import Looks
 from lora_studio.core.progress import Note, Phase, Progress
-from lora_studio.core.project import Image, Project
+from lora_studio.core.project import Image, Plan, Project
 from lora_studio.judge import duplicates, measures
 from lora_studio.steps import looking
 
@@ -31,6 +32,7 @@ CHUNK, CHUNK_PIXELS = 16, 48_000_000
 """So many pictures are held decoded at once, fewer when they are large: 48 million pixels are 144 MB."""
 PAIRS = 200
 """Comparisons between two looks at the clock of stop and progress."""
+_one_at_a_time = threading.Lock()  # OpenCV's cascades bear one thread each
 KEPT_SCORE = 0.05
 """Tags below are not kept: the judge asks for the likely ones only."""
 
@@ -42,49 +44,48 @@ def look(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     Pictures that are added meanwhile are looked at as well.
     """
     project = Project.open(Path(config["root"]), config["project"])
-    done: dict[str, Any] = {"looked": 0, "compared": 0, "failed": []}
+    done: dict[str, Any] = {"looked": 0, "compared": 0, "failed": [], "problem": looking.no_tagger(project.plan)}
     tried: set[str] = set()
-    model, problem = None, ""
+    model = None
     while not job.should_stop():
-        pictures = [image for image in project.images() if image.sha256 not in tried]
-        todo = _todo(project, pictures)
+        todo = _todo(project, [image for image in project.images() if image.sha256 not in tried])
         if not todo:
             break
         tried |= {image.sha256 for image, _ in todo}
-        if model is None and not problem and any(_needs_model(kinds) for _, kinds in todo):
-            model, problem = _tagger(project, job)
+        if model is None and not done["problem"] and any("embedding" in kinds for _, kinds in todo):
+            model, done["problem"] = _tagger(project.plan, job)
         _look_at(project, todo, model, job, done)
     if not job.should_stop():
         done["compared"] = _compare(project, job)
-    return {**done, "problem": problem}
+    return done
 
 
-Todo = list[tuple[Image, set[str]]]
+Kinds = dict[str, str]
+"""Findings that a picture lacks: name and key, as looking.names gives them."""
+Todo = list[tuple[Image, Kinds]]
 
 
 def _todo(project: Project, pictures: Sequence[Image]) -> Todo:
-    """Pictures with the kinds of findings that they lack. Those that could not be read before are tried again."""
-    looks = Looks(project.folder)
-    contents = {image.sha256 for image in pictures}
-    known = {key: looks.known(key, contents) for key in looking.keys(project.plan.tagger)}
-    found = [(image, {key for key, seen in known.items() if image.sha256 not in seen}) for image in pictures]
+    """Pictures with what they lack. Those that could not be read before are tried again."""
+    looks, contents = Looks(project.folder), {image.sha256 for image in pictures}
+    names = looking.names(project.plan)
+    known = {name: looks.known(key, contents) for name, key in names.items()}
+    found = [
+        (image, {name: key for name, key in names.items() if image.sha256 not in known[name]}) for image in pictures
+    ]
     return [(image, kinds) for image, kinds in found if kinds]
 
 
-def _needs_model(kinds: set[str]) -> bool:
-    return any(kind.startswith("embedding-") for kind in kinds)
-
-
-def _tagger(project: Project, job: JobContext) -> tuple[Any, str]:
+def _tagger(plan: Plan, job: JobContext) -> tuple[Any, str]:
     """The tagger, or why there is none: everything else is looked at all the same."""
     from lora_studio.tagger.model import load_model
 
     job.report(Phase("load", "Loading the tagger"))
     try:
-        return load_model(project.plan.tagger), ""
+        return load_model(plan.tagger), ""
     except UserError as error:
         job.report(Note(f"{error.message} {error.remedy} Likeness and tags wait for it.", "warning"))
-        return None, error.message
+        return None, f"{error.message} {error.remedy}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class _Seen:
     """One picture looked at: its findings so far, and what the tagger is to see; or the reason why there are none."""
 
     image: Image
-    kinds: set[str]
+    kinds: Kinds
     found: dict[str, bytes]
     picture: Pil.Image | None
     reason: str = ""
@@ -135,21 +136,23 @@ def _chunks(todo: Todo) -> Iterator[Todo]:
         yield chunk
 
 
-def _see(project: Project, image: Image, kinds: set[str]) -> _Seen:
+def _see(project: Project, image: Image, kinds: Kinds) -> _Seen:
     from lora_studio.vision import faces, text
 
     try:
-        picture = images.decode(project.original_path(image))
+        picture = images.decode(project.original_path(image), project.plan.background)
     except ImageError as error:
         return _Seen(image, kinds, {}, None, str(error))
     rgb, found = np.asarray(picture), {}
-    if measures.KEY in kinds:
-        found[measures.KEY] = measures.measure(rgb).to_bytes()
-    if looking.FACES in kinds:
-        found[looking.FACES] = json.dumps(faces.faces(rgb)).encode()
-    if looking.LETTERING in kinds:
-        found[looking.LETTERING] = json.dumps(text.lettering(rgb)).encode()
-    return _Seen(image, kinds, found, picture if _needs_model(kinds) else None)
+    if "measures" in kinds:
+        found[kinds["measures"]] = measures.measure(rgb).to_bytes()
+    if "faces" in kinds:
+        with _one_at_a_time:
+            found_faces = faces.find(rgb)
+        found[kinds["faces"]] = json.dumps(found_faces).encode()
+    if "lettering" in kinds:
+        found[kinds["lettering"]] = json.dumps(text.find(rgb).share).encode()
+    return _Seen(image, kinds, found, picture if "embedding" in kinds or "scores" in kinds else None)
 
 
 def _embed(model: Any, seen: list[_Seen], found: dict[str, dict[str, bytes]]) -> None:
@@ -160,11 +163,11 @@ def _embed(model: Any, seen: list[_Seen], found: dict[str, dict[str, bytes]]) ->
     names = model.vocabulary.names
     for one, embedding, scores in zip(asked, embeddings, model.tag_scores(embeddings), strict=True):
         likely = {names[place]: round(float(scores[place]), 4) for place in np.flatnonzero(scores > KEPT_SCORE)}
-        for kind in one.kinds:
-            if kind.startswith("embedding-"):
-                found[one.image.sha256][kind] = np.asarray(embedding, np.float32).tobytes()
-            elif kind.startswith("scores-"):
-                found[one.image.sha256][kind] = json.dumps(likely).encode()
+        of_model = {
+            "embedding": np.asarray(embedding, np.float32).tobytes(),
+            "scores": json.dumps(likely).encode(),
+        }
+        found[one.image.sha256] |= {key: of_model[name] for name, key in one.kinds.items() if name in of_model}
 
 
 def _keep(looks: Looks, found: dict[str, dict[str, bytes]]) -> None:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from lora_studio.core import captions, paths
 from lora_studio.core.files import sha256_file
+from lora_studio.core.images import WHITE
 from lora_studio.core.jobs import ENDED, Job, Jobs
 from lora_studio.core.looks import Looks
-from lora_studio.core.project import Box, Image, Project
+from lora_studio.core.project import Box, Image, Plan, Project
 from lora_studio.judge.facts import ImageFacts
 from lora_studio.judge.measures import KEY as MEASURES
 from lora_studio.judge.measures import Measures
@@ -31,22 +32,30 @@ MODEL_FILES = (".json", ".safetensors", ".gz")
 AESTHETIC = "aesthetic.safetensors"
 
 
-def embedding_key(tagger: str) -> str:
-    """Under which the embeddings of a tagger stand: named by the content of its files. Empty when it is not there."""
-    digest = tagger_digest(tagger)
-    return f"embedding-{digest}" if digest else ""
+def names(plan: Plan) -> dict[str, str]:
+    """The key of each kind of finding, by the field of Seen; without those of the tagger where there is none.
 
-
-def keys(tagger: str) -> tuple[str, ...]:
-    """All kinds of findings that each picture gets."""
-    digest = tagger_digest(tagger)
-    of_model = (f"embedding-{digest}", f"scores-{digest}") if digest else ()
-    return (MEASURES, FACES, LETTERING, *of_model)
+    What is seen of a transparent picture depends on the colour behind it, so keys name the colour unless it is white.
+    """
+    digest = tagger_digest(plan.tagger)
+    found = {"measures": MEASURES, "faces": FACES, "lettering": LETTERING}
+    if digest:
+        found |= {"embedding": f"embedding-{digest}", "scores": f"scores-{digest}"}
+    behind = "" if plan.background == WHITE else f" on {plan.background}"
+    return {name: key + behind for name, key in found.items()}
 
 
 def tagger_folder(tagger: str) -> Path:
     """Where the files of a tagger lie."""
     return paths.assets() / "starter" / "tagger" if tagger == "starter" else Path(tagger).expanduser()
+
+
+def no_tagger(plan: Plan) -> str:
+    """A sentence when the plan's tagger is not there, with the way out; else nothing."""
+    if tagger_digest(plan.tagger):
+        return ""
+    remedy = "Choose starter, or a folder with an open_clip model and a tag head."
+    return f"There is no tagger at {plan.tagger}, so likeness and tags are not known. {remedy}"
 
 
 def tagger_digest(tagger: str) -> str:
@@ -73,7 +82,7 @@ def unseen(project: Project, images: Sequence[Image]) -> dict[str, set[str]]:
     """By kind of finding, the contents that it is missing of; a picture that cannot be read is missing nothing."""
     looks, contents = Looks(project.folder), {image.sha256 for image in images}
     contents -= looks.known(UNREADABLE, contents)
-    return {key: contents - looks.known(key, contents) for key in keys(project.plan.tagger)}
+    return {key: contents - looks.known(key, contents) for key in names(project.plan).values()}
 
 
 def missing(project: Project, images: Sequence[Image] | None = None) -> int:
@@ -134,7 +143,7 @@ def status(project: Project, jobs: Jobs, images: Sequence[Image] | None = None) 
     """`{"missing": n, "state": the job's or "", "problem": why it does not go on, "remedy"}` for the page."""
     job, left = last(project, jobs), missing(project, images)
     found = {"missing": left, "state": job.state if job else "", "problem": "", "remedy": ""}
-    if job is not None and left and job.state in ENDED:
+    if job is not None and job.state in ENDED:
         found["problem"] = job.error or job.summary.get("problem", "")
         found["remedy"] = job.remedy
     return found
@@ -160,18 +169,17 @@ NOTHING = Seen()
 def seen(project: Project, contents: Iterable[str]) -> dict[str, Seen]:
     """What is known of each content (SHA-256); those of which nothing is known are left out."""
     looks, contents = Looks(project.folder), set(contents)
-    digest = tagger_digest(project.plan.tagger)
-    kinds: dict[str, tuple[str, Callable[[bytes], Any]]] = {
-        "measures": (MEASURES, Measures.from_bytes),
-        "faces": (FACES, _boxes),
-        "lettering": (LETTERING, json.loads),
-        "embedding": (f"embedding-{digest}", lambda data: np.frombuffer(data, np.float32)),
-        "scores": (f"scores-{digest}", json.loads),
+    reads: dict[str, Callable[[bytes], Any]] = {
+        "measures": Measures.from_bytes,
+        "faces": _boxes,
+        "lettering": json.loads,
+        "embedding": lambda data: np.frombuffer(data, np.float32),
+        "scores": json.loads,
     }
     found: dict[str, dict[str, Any]] = {}
-    for name, (key, read) in kinds.items():
+    for name, key in names(project.plan).items():
         for content, data in looks.get(key, contents).items():
-            found.setdefault(content, {})[name] = read(data)
+            found.setdefault(content, {})[name] = reads[name](data)
     return {content: Seen(**values) for content, values in found.items()}
 
 
@@ -201,13 +209,13 @@ def facts(
 
 def faces(project: Project, image: Image) -> tuple[Box, ...] | None:
     """The faces found in one picture; None when nobody has looked yet."""
-    found = Looks(project.folder).get(FACES, [image.sha256])
+    found = Looks(project.folder).get(names(project.plan)["faces"], [image.sha256])
     return _boxes(found[image.sha256]) if found else None
 
 
-def pairs(project: Project, images: Iterable[Image]) -> dict[tuple[str, str], str]:
-    """By two contents, how the pictures are related, for those that were compared and are copies."""
-    contents = {image.sha256 for image in images}
+def pairs(project: Project, contents: Iterable[str]) -> dict[tuple[str, str], str]:
+    """By two contents, what the second is to the first, for those that were compared and are copies."""
+    contents = set(contents)
     found = {}
     for one, data in Looks(project.folder).get(RELATIONS, contents).items():
         for other, relation in json.loads(data).items():

@@ -272,8 +272,8 @@ def _entries(project: Project, image: Image, plan: Plan) -> Iterator[dict[str, A
             "width": image.width,
             "height": image.height,
             "sha256": image.sha256,
-            "mask": _from_run(project, mask) if mask else None,
             "background": plan.background,
+            "mask": _from_run(project, mask) if mask else None,
         }
 
 

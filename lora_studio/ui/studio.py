@@ -64,22 +64,24 @@ class Studio:
 
     def audit(self, project: Project) -> dataset.Audit:
         """The judge's look at the pictures that are used. A decision to keep asks for a new one only where the picture
-        is one of several copies."""
+        is flagged or one of several copies."""
         used = [image for image in self.images(project) if image.used]
-        before = self._memory.get((project.slug, "audit"))
-        copies = curation.in_copies(before[1]) if before else set()
-        stamp = (
-            self._planned(project),
-            self.resolution(project),
-            self._looked(project),
-            [(image.id, image.caption, image.crops, image.id in copies and image.decision) for image in used],
-        )
+        resolution = self.resolution(project)
+        which = (self._planned(project), resolution, self._looked(project))
+
+        def stamp(weighed: set[int]) -> Any:
+            pictures = [(one.id, one.caption, one.crops, one.id in weighed and one.decision) for one in used]
+            return (*which, pictures)
 
         def make() -> dataset.Audit:
-            facts = looking.facts(project, used, self.seen(project))
-            return curation.judge(project, facts, self.resolution(project))
+            return curation.judge(project, looking.facts(project, used, self.seen(project)), resolution)
 
-        return self.remembered(project, "audit", make, stamp)
+        key = (project.slug, "audit")
+        before = self._memory.get(key)
+        found = self.remembered(project, "audit", make, stamp(curation.weighed(before[1]) if before else set()))
+        if before is None or found is not before[1]:  # whose decisions count is known only now
+            self._memory[key] = (stamp(curation.weighed(found)), found)
+        return found
 
     def proposals(self, project: Project) -> dict[int, curation.Proposal]:
         """What to decide of the pictures that nobody has decided on."""

@@ -133,7 +133,7 @@ def test_pictures_of_a_shape_are_encoded_together(
 
 @pytest.mark.parametrize(
     "change",
-    [{"crop": (0.0, 0.0, 0.5, 0.5)}, {"bucket": (40, 24)}, {"sha256": "another"}],
+    [{"crop": (0.0, 0.0, 0.5, 0.5)}, {"bucket": (40, 24)}, {"sha256": "another"}, {"background": "#0000ff"}],
 )
 def test_latents_of_another_cut_or_content_are_not_taken(
     tmp_path: Path, encoder: Encoder, change: dict[str, Any]

@@ -5,11 +5,18 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from lora_studio.core import images, paths
-from lora_studio.judge.dataset import TARGETS, ImageFacts, audit, measure, near_duplicates
+from lora_studio.core.project import Plan
+from lora_studio.judge import duplicates
+from lora_studio.judge.dataset import TARGETS, ImageFacts, measure
+from lora_studio.judge.dataset import audit as audit_of
 from lora_studio.judge.measures import area_resize, sharpness
 
 SAMPLES = paths.assets() / "starter" / "samples"
 PLANTED = {"(copy)": "duplicate", "_small": "near_duplicate", "_blurry": "blurred", "_thumb": "too_small"}
+
+
+def audit(images, kind, resolution=0):
+    return audit_of(images, Plan(name="test", kind=kind), resolution)
 
 
 def facts(pictures, first=1):
@@ -69,11 +76,11 @@ def test_one_pose_in_other_colours_is_no_duplicate():
 def test_copies_saved_again_smaller_or_as_jpeg_are_found_and_the_best_is_kept(tmp_path):
     cartoon(1).save(tmp_path / "low.jpg", quality=70)
     pictures = [cartoon(1).resize((200, 200)), images.decode(tmp_path / "low.jpg"), cartoon(1), cartoon(2)]
-    group, *others = near_duplicates(facts(pictures))
-    assert others == [] and {image.id for image in group} == {1, 2, 3}
-    assert group[-1].id == 1 and group[0].width == 320
+    group, *others = duplicates.groups(facts(pictures))
+    assert others == [] and {group.best, *(member.id for member in group.members)} == {1, 2, 3}
+    assert group.best != 1 and {member.id: member.relation for member in group.members}[1] == "smaller"
     flags = audit(facts(pictures), "character").flags
-    assert set(flags) == {1, 2, 3} - {group[0].id} and all(flag.other == group[0].id for (flag,) in flags.values())
+    assert set(flags) == {1, 2, 3} - {group.best} and all(flag.other == group.best for (flag,) in flags.values())
 
 
 def test_the_very_same_file_is_called_so():

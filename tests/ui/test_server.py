@@ -1,14 +1,17 @@
 """The server's guards, media by id, uploads: what another site, a wrong path or a large body gets."""
 
+import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
+from lora_studio.core import images
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import gathering
+from lora_studio.steps import crops, gathering, masks, training
 from lora_studio.ui.server import free_port, make_app
 
 
@@ -115,10 +118,30 @@ def test_thumbnails_come_by_id_and_are_cached(client, project):
     assert client.get(f"/media/{project.slug}/{image.id}/full?v=1").status_code == 200
 
 
+def test_the_pixels_that_are_trained_and_the_mask_are_served_as_png(client, project):
+    image = project.images()[0]
+    address = f"/media/{project.slug}/{image.id}"
+    shown = client.get(f"{address}/trained?n=0&v=1")
+    assert shown.headers["content-type"] == "image/png" and "immutable" in shown.headers["cache-control"]
+    with Image.open(io.BytesIO(shown.content)) as pixels:
+        expected = crops.trained_pixels(project, training.current(project), image.id)
+        assert pixels.tobytes() == expected.tobytes()
+    assert client.get(f"{address}/trained?n=5").status_code == 404
+    assert client.get(f"{address}/trained?resolution=7").status_code == 404
+    assert client.get(f"{address}/mask").status_code == 404
+    grey = Image.new("L", (image.width, image.height))
+    grey.putpixel((3, 3), 255)
+    masks.save(project, image.id, images.png(grey))
+    with Image.open(io.BytesIO(client.get(f"{address}/mask?v=1").content)) as mask:
+        assert mask.tobytes() == grey.tobytes()
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "/media/{p}/999/thumb",
+        "/media/{p}/999/trained",
+        "/media/{p}/999/mask",
         "/media/nothing/1/thumb",
         "/media/..%2f..%2fetc/1/thumb",
         "/media/{p}/runs/..%2f..%2f..%2fsecret/samples/s.png",
