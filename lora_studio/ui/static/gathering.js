@@ -63,7 +63,7 @@ part("gathering", (root) => {
     shown = name;
     for (const [one, body] of Object.entries(bodies)) body.hidden = one !== name;
     drawTabs();
-    const update = { refused: quarantine.update, origins: origins.update, add: sources.load }[name];
+    const update = { refused: quarantine.update, origins: origins.update, add: sources.load, results: async () => info && results.update(info.job) }[name];
     if (update && state.project) update().catch(() => {});
   }
 

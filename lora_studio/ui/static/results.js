@@ -34,9 +34,9 @@ export function createResults({ select, again }) {
     if (!told) { job = null; forget(); draw(); return; }
     if (!job || job.id !== told.id) { job = told; filter = ""; forget(); }
     job = told;
-    const asked = job.id;
-    const found = await call("gathering.results", { project: state.project, job: asked, since: next }, { quiet: true });
-    if (!job || asked !== job.id) return;
+    const asked = job.id, since = next;
+    const found = await call("gathering.results", { project: state.project, job: asked, since }, { quiet: true });
+    if (!job || asked !== job.id || since !== next) return; // another answer came first
     found.rows.forEach(add);
     next = found.next;
     draw();

@@ -1,7 +1,7 @@
 // "Where from?": the sources of pictures, one shown at a time. What a setting is called in Python, its kind, limits and
 // default come from there; here stand only the words for people.
 import { Failure, button, call, fill, h, icon, plural, state, toast } from "./core.js";
-import { VIDEO, addresses } from "./uploads.js";
+import { VIDEO } from "./uploads.js";
 
 const GLYPHS = {
   files: "M8 10.5V2.5M5 5.5l3-3 3 3M2.5 10v3.5h11V10", path: "M2 4h4.5l1.5 2h6v7H2z",
@@ -211,4 +211,3 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
     },
   };
 }
-export { addresses };
