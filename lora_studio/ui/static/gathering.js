@@ -23,7 +23,8 @@ function meter({ count, low, high, enough, text }, wishes) {
     h("div.ls-meter", { role: "meter", "aria-valuenow": String(count), "aria-valuemin": "0", "aria-valuemax": String(high), "aria-label": "Pictures gathered" },
       h("span.ls-meter-range", { style: `left:${(100 * low) / most}%;width:${(100 * (high - low)) / most}%` }),
       h("span.ls-meter-fill" + level, { style: `width:${(100 * count) / most}%` })),
-    wishes.length ? h("details.ls-more", { id: "ls-look-for", open: localStorage.getItem("lora-studio-look-for") === "open" }, h("summary", null, "What to look for next"), h("ul.ls-wishes", null, wishes.map((wish) => h("li", null, wish)))) : h("p.ls-muted", null, text)];
+    h("p.ls-muted", null, wishes.length ? [h("b", null, "Look for next: "), wishes[0]] : text),
+    wishes.length > 1 && h("details.ls-more", { id: "ls-look-for", open: localStorage.getItem("lora-studio-look-for") === "open" }, h("summary", null, `${wishes.length - 1} more to look for`), h("ul.ls-wishes", null, wishes.slice(1).map((wish) => h("li", null, wish))))];
 }
 
 part("gathering", (root) => {
@@ -76,13 +77,21 @@ part("gathering", (root) => {
   function draw() {
     const used = pictures.all.filter((image) => image.decision !== "reject").length;
     fill(head, h("div.ls-muted", null, pictures.all.length ? `${plural(used, "picture")}${used < pictures.all.length ? `, ${pictures.all.length - used} rejected` : ""}` : ""), h("div.ls-fill"), pictures.all.length > 0 && sizeButtons(grid));
-    fill(meterBox, info ? meter(info.meter, wishes) : h("div.ls-skeleton"));
+    fill(meterBox, info ? meter(info.meter, wishes).filter(Boolean) : h("div.ls-skeleton"));
     drawTabs();
-    sources.offer();
+    sources.offer(pictures.all.length > 0); // an empty grid offers it itself
     drawUpload();
   }
   function drawUpload() {
-    fill(uploadBox, upload && uploadCard(upload, { goOn: send, leave: () => { upload.cancel(); upload = null; drawUpload(); } }));
+    fill(uploadBox, upload && uploadCard(upload, { goOn: send, leave }));
+  }
+
+  function leave() {
+    const { batch } = upload;
+    upload.cancel();
+    upload = null;
+    drawUpload();
+    if (batch) call("gathering.leave", { batch }).catch(() => {});
   }
 
   // ---- importing ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import { copy } from "./uploads.js";
 
 export const ENDED = ["done", "stopped", "failed", "interrupted"];
 const SHOWN = 200; // rows on the page; Copy gives all
+const COPY = "M3.5 2.5h6.5v2M3.5 2.5v8M6 5h7v8.5H6z";
+const glyph = (path) => h("svg.ls-icon", { viewBox: "0 0 16 16", width: 14, height: 14, "aria-hidden": "true" }, h("path", { d: path }));
 const WORDS = { added: "added", already: "there already", refused: "refused" };
 
 export const bar = (done, total) => h("span.ls-bar" + (total ? "" : ".endless"), null, h("span", { style: `width:${total ? Math.min(100, (100 * done) / total) : 0}%` }));
@@ -66,9 +68,9 @@ export function createResults({ select, again }) {
     const key = `${filter} ${rows.length}`;
     if (key === drawn) return;
     drawn = key;
-    const choose = (name, title, count) => h("button.ls-segment" + (filter === name ? ".current" : ""), { type: "button", "aria-pressed": String(filter === name), "data-result": name || "all", onclick: () => { filter = name; draw(); } }, title, h("span.count", null, number(count)));
+    const choose = (name, title, count) => h("button.ls-segment" + (filter === name ? ".current" : ""), { type: "button", "aria-pressed": String(filter === name), "data-result": name || "all", onclick: () => { filter = name; draw(); } }, title, count > 0 && h("span.count", null, number(count)));
     fill(controls, h("div.ls-segments", { role: "group", "aria-label": "Which files" }, choose("", "All", rows.length), choose("added", "Added", counts.added), choose("already", "Already", counts.already), choose("refused", "Refused", counts.refused)),
-      h("div.ls-fill"), rows.length > 0 && button("Copy", async () => { const all = pick(); await copy(all.map((row) => [row.name, WORDS[row.result], row.reason].join("\t")).join("\n")); toast(`${plural(all.length, "line")} copied`); }, { kind: "quiet small", title: "Copy the table as text" }));
+      h("div.ls-fill"), rows.length > 0 && button(glyph(COPY), async () => { const all = pick(); await copy(all.map((row) => [row.name, WORDS[row.result], row.reason].join("\t")).join("\n")); toast(`${plural(all.length, "line")} copied`); }, { kind: "quiet small", title: "Copy the table as text", label: "Copy the table", id: "ls-copy-results" }));
     const shown = pick();
     const refused = shown.filter((row) => row.result === "refused");
     const taken = shown.filter((row) => row.result !== "refused");

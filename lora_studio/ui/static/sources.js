@@ -1,6 +1,7 @@
 // "Where from?": the sources of pictures, one shown at a time. What a setting is called in Python, its kind, limits and
 // default come from there; here stand only the words for people.
 import { Failure, button, call, fill, h, icon, plural, state, toast } from "./core.js";
+import { load as reload } from "./pictures.js";
 import { VIDEO } from "./uploads.js";
 
 const GLYPHS = {
@@ -15,7 +16,7 @@ const glyph = (name) => h("svg.ls-icon", { viewBox: "0 0 16 16", width: 18, heig
 const SOURCES = {
   files: { title: "Files", about: "Pictures, whole folders or a zip of your computer. Captions in .txt files beside them come along." },
   path: { title: "Path", about: "Folders, files or zips by their path on this machine. Nothing is copied through the browser.", go: "Import" },
-  urls: { title: "Addresses", about: "Pictures on the web, one address a line.", go: "Fetch" },
+  urls: { title: "Addresses", about: "Pictures on the web. Each is fetched and checked; what is no picture is named.", go: "Fetch" },
   booru: { title: "Board", about: "A search on a picture board. Tags, artist and source of each post are kept.", go: "Search and fetch" },
   video: { title: "Video", about: "The sharpest frames of each scene, none twice." },
   project: { title: "Project", about: "All pictures of another project, with captions, decisions and crops.", go: "Take them over" },
@@ -27,7 +28,7 @@ const WORDS = { // where the setting's own name says too little
   paths: ["Paths, one a line", "/home/me/pictures"], urls: ["Addresses, one a line", "https://example.org/picture.jpg"],
   site: ["Board"], tags: ["Tags", "long_hair, solo"], rating: ["Rating"], limit: ["At most, pictures"], server: ["Another server of this kind", "https://"],
   user: ["Your name there"], seconds: ["Seconds apart, at least"], frames: ["Frames of each video, at most"],
-  project: ["Project"], dataset: ["Name", "owner/name"], author: ["Author", "who made them"], licence: ["Licence", "CC BY 4.0"], consent: ["Consent", "agreed by mail in May"],
+  project: ["Project"], dataset: ["Name on the hub", "owner/name"], author: ["Author", "who made them"], licence: ["Licence", "CC BY 4.0"], consent: ["Consent", "agreed by mail in May"],
 };
 const SITES = { danbooru: "Danbooru", gelbooru: "Gelbooru", safebooru: "Safebooru", e621: "e621", moebooru: "Moebooru (yande.re)" };
 const shownSite = (name) => SITES[name] || name;
@@ -41,7 +42,7 @@ function field(setting, { projects = [] } = {}) {
   if (setting.name === "project") {
     input = h("select.ls-input", common, projects.map((one) => h("option", { value: one.slug }, `${one.name} (${plural(one.pictures, "picture")})`)));
   } else if (setting.type === "choice") {
-    input = h("select.ls-input", common, setting.choices.map((choice) => h("option", { value: choice }, setting.name === "site" ? shownSite(choice) : choice)));
+    input = h("select.ls-input", common, setting.choices.map((choice) => h("option", { value: choice }, setting.name === "site" ? shownSite(choice) : choice[0].toUpperCase() + choice.slice(1))));
     input.value = setting.default;
   } else if (setting.type === "list") {
     input = h("textarea.ls-input.ls-lines", { ...common, rows: "5", wrap: "off" });
@@ -60,7 +61,7 @@ function field(setting, { projects = [] } = {}) {
 
 /**
  * The panel. `chooseFiles`, `chooseFolder`, `chooseVideos` open dialogs; `started(job)` is called after a source was
- * set to work. Returns {node, show(kind), addresses(lines), videoOptions(), thanks(), offer(sample)}.
+ * set to work. Returns {node, load(), show(kind), offer(wanted), addresses(lines), uploaded(found)}.
  */
 export function createSources({ chooseFiles, chooseFolder, chooseVideos, started, sampleButton }) {
   const node = h("section.ls-sources");
@@ -76,7 +77,7 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
     build(found);
   }
 
-  function build({ settings, owner, projects }) {
+  function build({ settings, owner, projects, background }) {
     const known = new Map(settings.map((setting) => [setting.name, setting]));
     const names = Object.keys(SOURCES).filter((name) => owner || name !== "path");
     if (!names.includes(kind)) kind = "files";
@@ -95,6 +96,8 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
     const said = h("span.ls-faint.ls-ellipsis");
     const hint = () => { said.textContent = thanks.map((one) => one.read()).filter(Boolean).join(" · "); };
     hint();
+    const colour = h("input", { type: "color", id: "ls-background-colour", value: background });
+    colour.addEventListener("change", () => call("gathering.background", { project, colour: colour.value }).then(() => reload(true), () => {}));
     const group = h("div.ls-tiles", { role: "radiogroup", "aria-label": "Where from?" }, tiles);
     group.addEventListener("keydown", (event) => {
       const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 4, ArrowUp: -4 }[event.key];
@@ -106,7 +109,8 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
     });
     fill(node, h("h3", { id: "ls-where" }, "Where from?"), group, names.map((name) => parts[name].node),
       h("details.ls-more", { id: "ls-thanks" }, h("summary", null, "Author, licence, consent ", said),
-        h("p.ls-muted", null, "Written down for all that is added from now on, where the source names none."), thanks.map((one) => one.node)));
+        h("p.ls-muted", null, "Written down for all that is added from now on, where the source names none."), thanks.map((one) => one.node)),
+      h("details.ls-more", { id: "ls-background" }, h("summary", null, "Transparent pictures"), h("div.ls-inline", null, h("label.ls-muted", { for: "ls-background-colour" }, "What lies under them, in the whole project"), colour)));
     show(kind);
   }
 
@@ -151,7 +155,7 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
       fill(summary, "API key ", h("span.ls-faint", null, stored ? `stored for ${stored}` : site.read() === "gelbooru" && !server.read() ? "needed here" : "only if the board asks for one"));
       fill(inside, h("p.ls-muted", null, stored ? `A key of ${stored} is stored for ${host}.` : `From your account's settings at ${host}. It is kept on this machine, readable by its user only, and sent to ${host} alone.`),
         stored ? h("div.ls-row", null, button("Forget the key", async () => draw(await call("gathering.forget_key", where())), { icon: "trash" }))
-          : h("div.ls-inline", null, who, secret, button("Store", async () => { draw(await call("gathering.put_key", { ...where(), user: who.value, key: secret.value })); who.value = secret.value = ""; })));
+          : h("div.ls-key-row", null, who, secret, button("Store", async () => { draw(await call("gathering.put_key", { ...where(), user: who.value, key: secret.value })); who.value = secret.value = ""; })));
     };
     const ask = async () => { try { draw(await call("gathering.key", where(), { quiet: true })); } catch (error) { if (!(error instanceof Failure)) throw error; fill(inside, h("p.ls-muted", null, error.message)); } };
     site.input.addEventListener("change", ask);
@@ -195,7 +199,7 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
 
   return {
     node, load, show,
-    offer: () => fill(sampleBox, sampleButton()),
+    offer: (wanted) => fill(sampleBox, wanted && sampleButton()),
     addresses(lines) {
       if (!parts.urls) return;
       show("urls");

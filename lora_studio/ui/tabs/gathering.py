@@ -57,6 +57,7 @@ def _importing(studio: Studio) -> dict[str, Callable[..., Any]]:
         return {
             "settings": describe(SourceConfig),
             "owner": guards.owner.get(),
+            "background": here.plan.background,
             "projects": [
                 {"slug": found.slug, "name": found.plan.name, "pictures": len(studio.images(found))} for found in others
             ],
@@ -75,6 +76,13 @@ def _importing(studio: Studio) -> dict[str, Callable[..., Any]]:
         if config.kind in ("paths", "video"):
             config = SourceConfig.load({**source, "paths": [str(_named(path)) for path in config.paths]})
         return _start(studio, project, config)
+
+    def leave(batch: str) -> None:
+        studio.uploads.path(batch)
+        studio.uploads.finish(batch)
+
+    def background(project: str, colour: str) -> None:
+        studio.open(project).set_background(colour)
 
     def again(project: str) -> str:
         job = _last(studio, studio.open(project))
@@ -96,6 +104,8 @@ def _importing(studio: Studio) -> dict[str, Callable[..., Any]]:
         "gathering.begin": begin,
         "gathering.uploaded": uploaded,
         "gathering.start": start,
+        "gathering.leave": leave,
+        "gathering.background": background,
         "gathering.again": again,
         "gathering.sample": sample,
     }
