@@ -13,6 +13,7 @@ from lora_studio.ui import uploads
 from lora_studio.ui.server import make_app
 from lora_studio.ui.uploads import Uploads
 from tests.ui.test_server import rpc
+from tests.vision.test_video import film, scene
 
 
 @pytest.fixture
@@ -117,6 +118,17 @@ def test_nobody_else_can_name_a_path_of_the_machine(app, project, picture_folder
         error = rpc(guest, "gathering.start", headers, project=project.slug, source=source).json()["error"]
     assert "only on that machine" in error["message"]
     assert not (project.folder / "jobs").exists()
+
+
+def test_a_video_that_was_dropped_gives_its_frames(owner, project, tmp_path):
+    seen = film(tmp_path / "film.mp4", [scene(seed) for seed in (1, 2) for _ in range(10)])
+    batch = rpc(owner, "gathering.begin", project=project.slug).json()["value"]
+    owner.post(f"/upload/{batch}?name=film.mp4&offset=0", content=seen.read_bytes())
+    source = {"kind": "video", "seconds": 0.5, "frames": 7, "consent": "all agreed"}
+    rpc(owner, "gathering.uploaded", project=project.slug, batch=batch, source=source)
+    job = ended(owner, project)
+    assert job["added"] == 2 and job["source"] == "videos from your computer"
+    assert {(image.source, image.consent) for image in project.images()} == {("upload", "all agreed")}
 
 
 def test_a_source_without_what_it_needs_names_the_field(owner, project):

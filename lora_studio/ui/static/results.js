@@ -69,7 +69,7 @@ export function createResults({ select, again }) {
     if (key === drawn) return;
     drawn = key;
     const choose = (name, title, count) => h("button.ls-segment" + (filter === name ? ".current" : ""), { type: "button", "aria-pressed": String(filter === name), "data-result": name || "all", onclick: () => { filter = name; draw(); } }, title, count > 0 && h("span.count", null, number(count)));
-    fill(controls, h("div.ls-segments", { role: "group", "aria-label": "Which files" }, choose("", "All", rows.length), choose("added", "Added", counts.added), choose("already", "Already", counts.already), choose("refused", "Refused", counts.refused)),
+    fill(controls, rows.length > 0 && h("div.ls-segments", { role: "group", "aria-label": "Which files" }, choose("", "All", rows.length), choose("added", "Added", counts.added), choose("already", "Already", counts.already), choose("refused", "Refused", counts.refused)),
       h("div.ls-fill"), rows.length > 0 && button(glyph(COPY), async () => { const all = pick(); await copy(all.map((row) => [row.name, WORDS[row.result], row.reason].join("\t")).join("\n")); toast(`${plural(all.length, "line")} copied`); }, { kind: "quiet small", title: "Copy the table as text", label: "Copy the table", id: "ls-copy-results" }));
     const shown = pick();
     const refused = shown.filter((row) => row.result === "refused");

@@ -1,10 +1,15 @@
 // Files of the user's computer on their way to the studio: out of a drop, the clipboard or a dialog, in pieces, with patience.
 import { Failure, call } from "./core.js";
 
-const LARGEST = 8 * 2 ** 20, SMALLEST = 64 * 2 ** 10; // bytes of a piece; it shrinks where a tunnel takes no more
+const SMALLEST = 64 * 2 ** 10; // bytes of a piece
 const WORKERS = 4;
 const TRIES = 8; // in a row without a byte getting through: about a minute
-let piece = LARGEST;
+let most = 8 * 2 ** 20; // bytes that one request may hold, as far as is known: a tunnel may take less
+let piece = most;
+let passed = 0; // pieces in a row that got through
+function got() { passed += 1; if (passed % 8 === 0) piece = Math.min(most, piece * 2); }
+function narrower(size) { most = piece = Math.max(SMALLEST, Math.min(piece, Math.floor(size / 2))); }
+function smaller(size) { passed = 0; if (size === piece) piece = Math.max(SMALLEST, Math.floor(piece / 2)); }
 
 export const VIDEO = /\.(mp4|mkv|mov|webm|avi|m4v|wmv|flv|mpe?g|ts)$/i;
 
@@ -90,21 +95,22 @@ export function createUpload(project, found, told) {
     for (;;) {
       const from = item.sent || 0;
       const size = piece;
-      const { here, refusal, narrow } = await post(name, from, file.slice(from, from + size));
+      const body = file.slice(from, from + size);
+      const { here, refusal, narrow } = await post(name, from, body);
       if (refusal) throw new Error(refusal);
       if (here !== null) {
         upload.done += Math.min(here, file.size) - from;
         item.sent = here;
-        if (here > from || here >= file.size) { tries = 0; upload.waiting = false; }
+        if (here > from || here >= file.size) { tries = 0; upload.waiting = false; got(); }
         told();
         if (here >= file.size) return;
         if (here > from) continue;
       }
       if (upload.cancelled) throw new Error("cancelled");
       if (!(await readable(file))) throw new Error("it was changed or moved on your computer meanwhile; drop it again");
-      if (narrow && size <= SMALLEST) throw new Error("something between here and the studio takes no pieces of 64 kB");
-      if (here === null && size >= piece) piece = Math.max(SMALLEST, Math.floor(piece / 2));
-      if (narrow) continue;
+      if (narrow && body.size <= SMALLEST) throw new Error("something between here and the studio takes no pieces of 64 kB");
+      if (narrow) { narrower(body.size); continue; }
+      smaller(size);
       tries += 1;
       if (tries > TRIES) throw new Lost("The connection to the studio is gone.");
       upload.waiting = true;
