@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from filelock import FileLock
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.project import Plan, Project
+from lora_studio.steps import gathering, looking
 from lora_studio.ui import uploads
 from lora_studio.ui.server import make_app
 from lora_studio.ui.uploads import Uploads
@@ -63,8 +66,13 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(projects: Path):
-    return make_app(projects, hosts=("127.0.0.1", "localhost", "studio.share.test"))
+def app(projects: Path) -> Iterator[FastAPI]:
+    made = make_app(projects, hosts=("127.0.0.1", "localhost", "studio.share.test"))
+    yield made
+    jobs = made.state.studio.jobs
+    for job in jobs.all():
+        if job.is_alive:
+            jobs.command(job.folder, "stop")
 
 
 @pytest.fixture
@@ -162,3 +170,15 @@ def test_a_key_goes_in_and_never_comes_out(owner, project, tmp_path):
     assert secret in (tmp_path / "settings" / "keys.json").read_text()
     assert rpc(owner, "gathering.forget_key", site="gelbooru").json()["value"]["user"] == ""
     assert secret not in (tmp_path / "settings" / "keys.json").read_text()
+
+
+def test_an_import_does_not_wait_for_the_look_at_the_pictures(app, owner, project, picture_folder):
+    gathering.gather(project, [picture_folder(2)])
+    jobs = app.state.studio.jobs
+    with FileLock(project.root / ".gpu.lock"):
+        look = looking.start(project, jobs)
+        source = {"kind": "paths", "paths": [str(picture_folder(2))]}
+        rpc(owner, "gathering.start", project=project.slug, source=source)
+        jobs.wait(look.folder, 60)
+    assert ended(owner, project)["already"] == 2
+    assert looking.last(project, jobs).created > look.created  # and it goes on behind the import
