@@ -136,6 +136,14 @@ part("gathering", (root) => {
     changed();
   }
 
+  let seen = 0, quiet = 0; // pictures at the last reload; when the next may be: a tenth of the time goes into them, also at 10,000
+  async function reload() {
+    const start = performance.now();
+    seen = results.counts.added;
+    await load(true);
+    quiet = performance.now() + 10 * (performance.now() - start);
+  }
+
   async function ask() {
     const project = state.project;
     if (!project) return;
@@ -147,7 +155,7 @@ part("gathering", (root) => {
     const running = Boolean(job) && !ENDED.includes(job.state);
     if (running && !watching && shown === "add") show("results");
     if (running || shown === "results") await results.update(job);
-    if (running || watching) await load(true); // pictures appear as they come
+    if (running ? results.counts.added !== seen && performance.now() > quiet : watching) await reload(); // pictures appear as they come
     if (!running && job && watching === job.id) {
       changed();
       const refused = results.counts.refused;
