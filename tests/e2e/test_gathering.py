@@ -102,12 +102,12 @@ def test_each_file_is_named_with_what_became_of_it_and_whom_to_thank(page, watch
     page.locator("#ls-origins", has_text="Origin of 4 pictures").wait_for()
     page.locator("#ls-origin-author").fill(HOSTILE)
     page.locator("#ls-origin-author").press("Enter")
-    page.locator(".ls-toast", has_text="4 pictures").wait_for()
+    page.locator("#ls-undo:enabled", has_text="Origin of 4 pictures").wait_for()
     assert {image.author for image in project.images()} == {HOSTILE}
     page.locator("#ls-credits").click()
     page.locator("#ls-credit-rows", has_text=HOSTILE).wait_for()
     page.keyboard.press("Escape")
-    page.locator(".ls-toast .ls-link", has_text="Undo").click()
+    page.locator("#ls-undo").click()
     page.wait_for_function("document.querySelector('#ls-origin-author')?.value === ''")
     assert {image.author for image in project.images()} == {""}
     assert page.evaluate("window.hurt") is None

@@ -10,24 +10,28 @@ const HINTS = { author: "who made it", licence: "CC BY 4.0, own work, ...", cons
 /** `selected()` gives the ids chosen in the grid. */
 export function createOrigins(selected) {
   const node = h("section.ls-origins", { id: "ls-origins" });
-  let asked = 0;
+  let asked = 0, drawn = "";
 
   async function update() {
     const mine = ++asked;
     const ids = selected();
     const found = ids.length ? await call("gathering.origins", { project: state.project, ids }) : { ids: [], fields: {} };
-    if (mine === asked) draw(found);
+    if (mine !== asked || (node.contains(document.activeElement) && drawn === String(found.ids))) return; // somebody is writing
+    drawn = String(found.ids);
+    draw(found);
   }
 
   function draw({ ids, fields }) {
     const credits = button("Credits", showCredits, { id: "ls-credits", title: "What is given away with the LoRA" });
     if (!ids.length) { fill(node, h("p.ls-muted", null, "Choose pictures on the left to say where they are from. Ctrl A takes all of them."), h("div.ls-row", null, credits)); return; }
     const inputs = Object.entries(FIELDS).map(([name, title]) => {
-      const mixed = fields[name] === null;
-      const before = fields[name] || "";
+      let mixed = fields[name] === null;
+      let before = fields[name] || "";
       const input = h("input.ls-input", { type: "text", id: `ls-origin-${name}`, value: before, placeholder: mixed ? "several; writing here replaces them all" : HINTS[name], maxlength: "2000", autocomplete: "off" });
       input.addEventListener("change", async () => {
         if (input.value.trim() === before && !mixed) return;
+        before = input.value.trim();
+        mixed = false;
         try {
           await editPictures("gathering.provenance", { ids, fields: { [name]: input.value } });
           toast(`${title} written down for ${plural(ids.length, "picture")}`, { action: { text: "Undo", run: () => undoLast().then(update) } });
