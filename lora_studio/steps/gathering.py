@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from lora_studio.core import captions
 from lora_studio.core.errors import UserError
-from lora_studio.core.jobs import Job, JobContext, Jobs
+from lora_studio.core.jobs import ENDED, Job, JobContext, Jobs
 from lora_studio.core.progress import Note, Phase, Progress
 from lora_studio.core.project import PROVENANCE, Image, Plan, Project
 from lora_studio.judge import dataset
@@ -114,16 +114,21 @@ def _nothing(config: SourceConfig) -> tuple[str, str]:
 
 def start(project: Project, jobs: Jobs, sources: list[Path] | SourceConfig) -> Job:
     """The same import as a job in the background. Its folder holds `results.jsonl`, a line for each file that grows
-    while it runs. Raises SettingsError when the source is not said."""
+    while it runs. A look at the pictures that is under way is stopped, for it can take long, and goes on behind the
+    import. Raises SettingsError when the source is not said."""
     config = sources if isinstance(sources, SourceConfig) else SourceConfig(paths=tuple(map(str, sources)))
     config.check()
-    data = {"root": str(project.root), "project": project.slug, "source": config.to_dict()}
+    look = looking.last(project, jobs)
+    waits = look is not None and look.state not in ENDED
+    if look is not None and waits:
+        jobs.command(look.folder, "stop")
+    data = {"root": str(project.root), "project": project.slug, "source": config.to_dict(), "look": waits}
     folder = project.new_folder("jobs", "gather")
     return jobs.start(folder, "lora_studio.steps.gathering:job", data, "Import of pictures", project.slug)
 
 
 def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """The job's entry: config holds root, project and source (a SourceConfig)."""
+    """The job's entry: config holds root, project, source (a SourceConfig), and whether a look waits for the end."""
     project = Project.open(Path(config["root"]), config["project"])
     context.report(Phase("gather", "Importing pictures"))
     told = [-1.0]
@@ -139,7 +144,11 @@ def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:
             table.write(json.dumps(line, ensure_ascii=False) + "\n")
             table.flush()
 
-        result = gather(project, SourceConfig.load(config["source"]), report, context.should_stop, tell)
+        try:
+            result = gather(project, SourceConfig.load(config["source"]), report, context.should_stop, tell)
+        finally:
+            if config.get("look"):
+                looking.start(project, Jobs(project.root), again=True)
     if result.added and not result.stopped:
         looking.start(project, Jobs(project.root))
     if not result.added and not result.already:

@@ -3,6 +3,8 @@
 Gradio checks none of this (a page of any web site could call its server functions; `Host` is never looked at).
 """
 
+import ipaddress
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,6 +28,29 @@ SECURITY_HEADERS = {
 }
 CLOSED = ("/monitoring", "/gradio_api/monitoring", "/gradio_api/upload", "/gradio_api/deep_link")
 """Routes of gradio that the studio does not use."""
+
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "cf-connecting-ip")
+"""Headers by which a proxy or tunnel tells that it stands between."""
+owner: ContextVar[bool] = ContextVar("owner", default=False)
+"""Whether the request in hand comes from the machine itself; a handler asks it before it lets a path be named."""
+
+
+def is_owner(scope: Scope, headers: Headers) -> bool:
+    """Whether a request was made on this machine: straight from a loopback address to a loopback name. What comes
+    through a tunnel arrives from a loopback address too, but under the tunnel's name or with its headers."""
+    client = scope.get("client")
+    called = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    between = any(name in headers for name in FORWARDED)
+    return bool(client) and _is_loopback(client[0]) and _is_loopback(called) and not between
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def foreign(method: str, headers: Headers) -> str:
@@ -69,6 +94,7 @@ class Guard:
             status, text = refusal
             await PlainTextResponse(text, status)(scope, receive, send_guarded)
             return
+        owner.set(is_owner(scope, headers))
         await self.app(scope, self._limited(receive), send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:

@@ -235,7 +235,7 @@ def test_unknown_ids_are_sentences(client, project):
         "curation.decide": {"project": project.slug, "ids": [999], "decision": "keep"},
         "curation.crop": {"project": project.slug, "id": 1, "box": [0, 0, 2, 1]},
         "tagging.caption": {"project": project.slug, "id": 999, "caption": "a"},
-        "gathering.folder": {"project": project.slug, "path": "pictures"},
+        "gathering.start": {"project": project.slug, "source": {"kind": "paths", "paths": ["pictures"]}},
         "job.command": {"project": project.slug, "group": "jobs", "job": "../x", "word": "stop"},
     }.items():
         error = rpc(client, name, **arguments).json().get("error")

@@ -78,7 +78,7 @@ def candidates(config: SourceConfig, fetch: net.Client) -> Iterator[Candidate | 
     """
     site = SITES[config.site]
     api = site.api()
-    board = _board(config, site)
+    board = _board(config)
     fetch.pace(board.server, GAP)
     wanted = "" if config.rating == "any" else config.rating
     tags = " ".join(part for part in (search_words(config.tags), api.ratings.get(wanted, "")) if part)
@@ -133,11 +133,17 @@ def author(tags: Tags) -> str:
     return ", ".join(words(re.sub(r"_\(artist\)$", "", name)) for name in names)
 
 
-def _board(config: SourceConfig, site: Site) -> Board:
-    server = str(parse(config.server or site.server)).rstrip("/").removesuffix("/index.php")
+def server_of(config: SourceConfig) -> str:
+    """Address of the interface that is asked; keys are kept by its host. Raises UserError for what is no address."""
+    server = str(parse(config.server or SITES[config.site].server)).rstrip("/").removesuffix("/index.php")
+    if host_of(parse(server)) == "rule34.xxx":
+        return "https://api.rule34.xxx"  # where its interface lives
+    return server
+
+
+def _board(config: SourceConfig) -> Board:
+    server = server_of(config)
     host = host_of(parse(server))
-    if host == "rule34.xxx":
-        server, host = "https://api.rule34.xxx", "api.rule34.xxx"  # where its interface lives
     key = keys.get(host)
     user = (config.user or (key.user if key else "")).strip()
     # Danbooru and e621 ask for the user's name in it, so that they can write to whoever causes trouble.
