@@ -84,7 +84,7 @@ def test_an_import_killed_at_any_instant_is_whole_and_goes_on(projects, pile):
     steps = int(whole.stdout)
     assert steps > 6 * COUNT, whole.stderr
     Project.open(projects, "x").trash()
-    partly = set()
+    partly, before = set(), {path: path.read_bytes() for path in pile.iterdir()}
     for step in range(1, steps + 1, 7):
         project = Project.create(projects, Plan(name="x"))
         assert run(DYING, step, projects, pile).returncode == -signal.SIGKILL
@@ -95,6 +95,7 @@ def test_an_import_killed_at_any_instant_is_whole_and_goes_on(projects, pile):
         assert assert_whole(project) == COUNT
         project.trash()
     assert {0, 2, 4} <= partly, "no kill came in the middle"
+    assert {path: path.read_bytes() for path in pile.iterdir()} == before
 
 
 def test_a_killed_job_left_a_table_and_the_next_one_goes_on(projects, tmp_path):

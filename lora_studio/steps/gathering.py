@@ -37,6 +37,8 @@ __all__ = [
 TOLD = 500
 """Refused files in a job's summary; all of them are in its table of results and in the project's list."""
 RESULTS = "results.jsonl"
+ASPECTS = 3
+"""Of what the set does not show, so much is named at once."""
 
 
 def gather(
@@ -177,17 +179,18 @@ def meter(plan: Plan, count: int) -> dict[str, Any]:
     return {"count": count, "low": low, "high": high, "enough": enough(plan), "text": text}
 
 
-def next_to_find(project: Project, audit: Any = None) -> list[str]:
+def next_to_find(project: Project, audit: dataset.Audit | None = None) -> list[str]:
     """What to look for next, the most useful first: what the plan asks for and no picture shows, as far as captions
     and the judge's look can tell. `audit` saves making it again."""
     plan, used = project.plan, project.used_images()
-    found = []
-    coverage = getattr(audit or curation.audit(project), "coverage", ()) if used else ()
-    for aspect in coverage:
-        if aspect.missing:
-            found.append(f"{aspect.name.capitalize()}: none shows {', '.join(aspect.missing[:4])}.")
+    aspects = (audit or curation.audit(project)).coverage if used else ()
+    lacking = [one for one in aspects if one.judged and one.level != "good"]
+    lacking.sort(key=lambda one: one.level != "warn")
+    found = [f"{one.name.capitalize()}: {one.text} {one.remedy}".strip() for one in lacking[:ASPECTS]]
     tags = {tag.casefold() for image in used for tag in captions.split(image.caption)}
-    unseen = [wish for wish in plan.varies if tags and not any(wish.casefold() in tag for tag in tags)]
+    names = [one.name for one in aspects]
+    wishes = [wish for wish in plan.varies if not any(wish.casefold().startswith(name) for name in names)]
+    unseen = [wish for wish in wishes if tags and not any(wish.casefold() in tag for tag in tags)]
     if unseen:
         found.append(f"The plan wants these to vary, and no caption names them: {', '.join(unseen[:6])}.")
     low, high = dataset.TARGETS[plan.kind]

@@ -144,6 +144,7 @@ def test_a_caption_file_is_read_in_any_encoding(encoding):
         ("blue hair".encode("utf-16-le"), "blue hair"),
         ("blue hair".encode("utf-16-be"), "blue hair"),
         ("青い髪".encode("utf-16"), "青い髪"),
+        ("it’s blue".encode("cp1252"), "it’s blue"),  # these bytes could be CP932 as well
         (b"a, \x00b", "a, b"),
         (b"", ""),
         (b"\xff\xfe\x00", "\ufffd"),

@@ -213,6 +213,17 @@ def test_what_to_look_for_next_follows_from_the_plan_and_the_captions(project, p
     assert "11 more pictures" in said
 
 
+def test_what_to_look_for_next_names_what_no_picture_shows(project, pile):
+    project.save_plan(project.plan.with_changes({"varies": ["expression"]}))
+    gathering.gather(project, [pile])
+    with project.edit("captions") as edit:
+        for image in project.images():
+            edit.set(image.id, caption="zorbi, close-up, smile")
+    said = gathering.next_to_find(project)
+    assert any(line.startswith("Framing: ") and "full body" in line for line in said), said
+    assert "no caption names them" not in " ".join(said)  # how they vary is asked by the aspect
+
+
 @pytest.mark.parametrize("kind", ["paths", "urls", "booru", "video", "project", "hub"])
 def test_a_source_that_is_not_said_is_named_before_anything_is_begun(project, tmp_path, kind):
     with pytest.raises(SettingsError, match="is empty"):

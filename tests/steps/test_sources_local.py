@@ -8,9 +8,12 @@ import stat
 import struct
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.project import Plan, Project
@@ -401,13 +404,59 @@ def test_a_project_is_not_taken_from_itself_nor_from_nowhere(project, name):
         gathering.gather(project, SourceConfig(kind="project", project=name))
 
 
-def test_an_animated_picture_gives_its_first_frame_and_keeps_its_bytes(project, pile):
-    from PIL import Image
+# --- all at once ------------------------------------------------------------------------------------------------------
 
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+
+def test_odd_pictures_are_taken_and_bad_ones_named_and_the_import_ends(project, pile):
+    odd = {
+        "cmyk.jpg": Image.new("CMYK", (40, 30), (0, 255, 255, 0)),
+        "grey16.png": Image.fromarray(np.full((30, 40), 40_000, np.uint16)),
+        "palette.png": Image.new("P", (40, 30), 3),
+        "animated.gif": Image.new("RGB", (40, 30), "red"),
+    }
+    options: dict[str, dict] = {
+        "palette.png": {"transparency": 3},
+        "animated.gif": {"save_all": True, "append_images": [Image.new("RGB", (40, 30), "blue")]},
+    }
+    for name, image in odd.items():
+        image.save(pile / name, **options.get(name, {}))
+    whole = draw_picture(1)
+    bomb = whole[:16] + struct.pack(">II", 60_000, 60_000) + whole[24:29]
+    bad = {
+        "cut.png": (whole[:200], "damaged"),
+        "empty.png": (b"", "empty"),
+        "wrong.png": (b"PK\x03\x04 something", "not a picture"),
+        "bomb.png": (bomb + struct.pack(">I", zlib.crc32(bomb[12:])) + whole[33:], "too many pixels"),
+        "strip.png": (png(Image.new("1", (30_000, 20))), "strip"),
+        "dot.png": (png(Image.new("RGB", (1, 1))), "too small"),
+        "open.jxl": (b"\xff\x0a" + bytes(50), ""),
+        "open.heic": (b"\0\0\0\x1cftypheic" + bytes(50), ""),
+    }
+    for name, (data, _) in bad.items():
+        (pile / name).write_bytes(data)
+    before = hashes(pile)
+    result = gathering.gather(project, [pile])
+    assert sorted(names(project)) == sorted(odd)
+    assert set(reasons(result)) == set(bad) == {row["name"] for row in project.quarantined()}
+    assert all(word in reasons(result)[name] for name, (_, word) in bad.items())
+    assert hashes(pile) == before
+    for image in project.images():
+        assert project.original_path(image).read_bytes() == (pile / image.name).read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 151])
+def test_all_captions_of_any_number_of_pictures_come_along(project, pile, count):
+    for seed in range(count):
+        (pile / f"{seed}.png").write_bytes(draw_picture(seed, (32, 32)))
+        (pile / f"{seed}.txt").write_text(f"number {seed}")
+    result = gathering.gather(project, [pile])
+    assert (result.added, result.captions) == (count, count)
+    assert captions(project) == {f"{seed}.png": f"number {seed}" for seed in range(count)}
+    curation.reject(project, [project.images()[0].id])
+    assert captions(project) == {f"{seed}.png": f"number {seed}" for seed in range(count)}
+
+
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    (pile / "a.gif").write_bytes(buffer.getvalue())
-    gathering.gather(project, [pile])
-    (image,) = project.images()
-    assert project.original_path(image).read_bytes() == buffer.getvalue() and image.extension == ".gif"
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
