@@ -39,6 +39,7 @@ MISSING = {
 JXL_STARTS: tuple[bytes, ...] = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", *JXL_STARTS)
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is our own limit
 # what decoders raise for broken data; pillow_heif and pillow_jxl use RuntimeError, struct.error stands in old plugins
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError, IndexError, KeyError, RuntimeError)
 DAMAGED = (*DAMAGED, TypeError, struct.error)
@@ -60,12 +61,10 @@ def decode(source: Path | str | bytes, background: str = WHITE) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError(f"the file is too large ({len(data) // 2**20} MB, at most {MAX_BYTES // 2**20} MB)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit stands below
-            image = _open(data)
-            _check_size(*image.size)
-            image.load()
-            return _normalise(image, background)
+        image = _open(data)
+        _check_size(*image.size)
+        image.load()
+        return _normalise(image, background)
     except UnidentifiedImageError:
         raise ImageError(UNKNOWN) from None
     except ImageError:
@@ -105,10 +104,8 @@ def image_format(data: bytes) -> str:
 def num_pixels(data: bytes) -> int:
     """How many pixels decoding would make, by the header alone; 0 for what is no picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with _open(data) as image:
-                return image.width * image.height
+        with _open(data) as image:
+            return image.width * image.height
     except (UnidentifiedImageError, Image.DecompressionBombError, ImageError, *DAMAGED):
         return 0
 
@@ -180,7 +177,7 @@ def _is_transparent(image: Image.Image) -> bool:
 
 def _normalise(image: Image.Image, background: str) -> Image.Image:
     profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # no copy where nothing is to be turned
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16-bit grey: keep the high byte
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     elif image.mode == "F":
@@ -195,7 +192,8 @@ def _normalise(image: Image.Image, background: str) -> Image.Image:
             colours = converted or colours
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # a broken profile: the bare colours are the best there is
-    colours = colours.convert("RGB")
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")
     if alpha is None:
         return colours
     under = Image.new("RGB", colours.size, background)

@@ -80,18 +80,23 @@ class Budget:
         self._limit, self._used, self._head = limit, 0, 0
         self._changed = threading.Condition()
         self._taken: dict[int, int] = {}
+        self._waiting: set[int] = set()
         self._closed = False
 
     def take(self, place: int, amount: int) -> None:
         """Wait until there is room. Raises UserError once the import has ended."""
 
         def may() -> bool:
-            return self._closed or place == self._head or self._used + amount <= self._limit
+            fits = place == min(self._waiting) and self._used + amount <= self._limit
+            return self._closed or place == self._head or fits
 
         with self._changed:
+            self._waiting.add(place)
             self._changed.wait_for(may)
+            self._waiting.remove(place)
             if self._closed:
                 raise UserError("The import has ended.")
+            self._changed.notify_all()  # the next one may fit as well
             self._used += amount
             self._taken[place] = amount
 
