@@ -161,10 +161,10 @@ def test_the_grid_is_drawn_judged_and_exported(project, config, tmp_path):
         out = testing.export(project, checkpoint, tmp_path / f"{format}.safetensors", format)
         with safe_open(out, "np") as file:
             assert all(name.startswith((key, "lora_te", "text_encoder.")) for name in file.keys())  # noqa: SIM118
-    assert not list(tmp_path.glob("*.credits.txt"))  # nothing is known of whom the pictures are from
-    gathering.set_provenance(project, [image.id for image in project.images()], author="Ada", licence="CC0-1.0")
+    assert "Licence of the pictures: CC0-1.0" in out.with_suffix(".credits.txt").read_text("utf-8")
+    gathering.set_provenance(project, [image.id for image in project.images()], author="Ada", licence="CC BY 4.0")
     out = testing.export(project, checkpoint, tmp_path / "thanks.safetensors")
-    assert "Ada, CC0-1.0" in out.with_suffix(".credits.txt").read_text("utf-8")
+    assert "Ada, CC BY 4.0: 5 pictures from pile" in out.with_suffix(".credits.txt").read_text("utf-8")
 
 
 def test_a_resumed_test_keeps_the_pictures_it_has(project, config):
