@@ -80,6 +80,8 @@ def _look(project: Any) -> None:
     job = looking.start(project, jobs, again=True)
     if job is not None and watch(jobs, job).state == "stopped":
         raise Stopped({"looked": False}, "Stopped. What was seen is kept: the same command goes on from there.")
+    if left := looking.missing(project):
+        raise UserError(f"Another job waits; {left} pictures are left to look at.", "Repeat the command after it.")
 
 
 def _ids(project: Any, where: str) -> list[int]:

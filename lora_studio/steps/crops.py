@@ -51,8 +51,9 @@ def to_face(project: Project, image_id: int) -> Box:
 def to_subject(project: Project, image_id: int) -> Box:
     """Around the subject as `seeing.subject` outlines it, with a little air. Raises UserError where there is none."""
     image = project.image(image_id)
-    found = seeing.subject(project.original_path(image)).getbbox()
-    if found is None:
+    mask = seeing.subject(project.original_path(image))
+    found = mask.getbbox()
+    if found is None or mask.getextrema() == (255, 255):
         raise UserError(f"No subject stands out in {image.name}.", "Draw the crop by hand.")
     air = AIR * max(found[2] - found[0], found[3] - found[1])
     left, top = max(0.0, found[0] - air), max(0.0, found[1] - air)

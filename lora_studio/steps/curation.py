@@ -9,11 +9,12 @@ from lora_studio.core.project import Box, Image, Project
 from lora_studio.engine import buckets as engine_buckets
 from lora_studio.engine import pixels
 from lora_studio.engine.config import TrainConfig
-from lora_studio.judge import dataset
+from lora_studio.judge import dataset, flags
 from lora_studio.judge.facts import Flag, ImageFacts
 from lora_studio.steps import looking
 
-BAD_FLAGS = dataset.UNUSABLE
+BAD_FLAGS = flags.BAD | set(dataset.UNUSABLE)
+"""What a picture is proposed to be rejected for; any other flag only sets it aside."""
 VERBS = {"keep": "Keep", "maybe": "Set aside", "reject": "Reject", "new": "Reset"}
 
 
@@ -83,10 +84,10 @@ def proposals(
     return {image.id: _proposal(found.flags.get(image.id, [])) for image in images if image.decision == "new"}
 
 
-def _proposal(flags: list[Flag]) -> Proposal:
-    bad = [flag for flag in flags if flag.name in BAD_FLAGS]
-    if bad or flags:
-        return Proposal("reject" if bad else "maybe", "; ".join(flag.text for flag in bad or flags))
+def _proposal(found: list[Flag]) -> Proposal:
+    bad = [flag for flag in found if flag.name in BAD_FLAGS]
+    if found:
+        return Proposal("reject" if bad else "maybe", "; ".join(flag.text for flag in bad or found))
     return Proposal("keep", "nothing is wrong with it")
 
 

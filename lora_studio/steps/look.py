@@ -21,7 +21,7 @@ from PIL import Image as Pil
 from lora_studio.core import images
 from lora_studio.core.errors import UserError
 from lora_studio.core.images import ImageError
-from lora_studio.core.jobs import JobContext
+from lora_studio.core.jobs import JobContext, Jobs
 from lora_studio.core.looks import Looks
 from lora_studio.core.progress import Note, Phase, Progress
 from lora_studio.core.project import Image, Plan, Project
@@ -41,13 +41,14 @@ def look(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     """The job's entry: config holds root and project. Returns `{"looked", "compared", "failed": [{"file", "reason"}],
     "problem"}`; `problem` says why there was no tagger.
 
-    Pictures that are added meanwhile are looked at as well.
+    Pictures that are added meanwhile are looked at as well. When somebody's job waits for this one it ends early: it is
+    begun again with the next visit of Curation, and goes on from there.
     """
     project = Project.open(Path(config["root"]), config["project"])
     done: dict[str, Any] = {"looked": 0, "compared": 0, "failed": [], "problem": looking.no_tagger(project.plan)}
     tried: set[str] = set()
     model = None
-    while not job.should_stop():
+    while not _should_end(project, job):
         todo = _todo(project, [image for image in project.images() if image.sha256 not in tried])
         if not todo:
             break
@@ -55,9 +56,17 @@ def look(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
         if model is None and not done["problem"] and any("embedding" in kinds for _, kinds in todo):
             model, done["problem"] = _tagger(project.plan, job)
         _look_at(project, todo, model, job, done)
-    if not job.should_stop():
+    if not _should_end(project, job):
         done["compared"] = _compare(project, job)
     return done
+
+
+def _should_end(project: Project, job: JobContext) -> bool:
+    """Whether a stop came, or somebody waits. Others who only look can wait: else two would give way for ever."""
+    return job.should_stop() or any(
+        other.state == "queued" and other.is_alive and not other.folder.name.startswith("look-")
+        for other in Jobs(project.root).all()
+    )
 
 
 Kinds = dict[str, str]
@@ -105,7 +114,7 @@ def _look_at(project: Project, todo: Todo, model: Any, job: JobContext, done: di
     job.report(Progress(0, total))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for chunk in _chunks(todo):
-            if job.should_stop():
+            if _should_end(project, job):
                 return
             seen = list(pool.map(lambda entry: _see(project, *entry), chunk))
             found = {one.image.sha256: dict(one.found) for one in seen if not one.reason}
@@ -199,7 +208,7 @@ def _compare(project: Project, job: JobContext) -> int:
     ]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(likely), PAIRS):
-            if job.should_stop():
+            if _should_end(project, job):
                 return start
             some = likely[start : start + PAIRS]
             relations = list(pool.map(lambda pair: _relation(project, *pair), some))

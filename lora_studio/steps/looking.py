@@ -5,6 +5,7 @@ as the judge's facts. What was found is kept by content (core/looks.py), so noth
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from lora_studio.core import captions, paths
+from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file
 from lora_studio.core.images import WHITE
 from lora_studio.core.jobs import ENDED, Job, Jobs
@@ -23,13 +25,13 @@ from lora_studio.core.project import Box, Image, Plan, Project
 from lora_studio.judge.facts import ImageFacts
 from lora_studio.judge.measures import KEY as MEASURES
 from lora_studio.judge.measures import Measures
+from lora_studio.tagger import aesthetic
 
 TARGET = "lora_studio.steps.look:look"
 FACES, LETTERING, RELATIONS, COMPARED = "faces-1", "lettering-1", "relations-1", "compared-1"
 """Keys of the findings; count one up when its method changes."""
 UNREADABLE = "unreadable"
 MODEL_FILES = (".json", ".safetensors", ".gz")
-AESTHETIC = "aesthetic.safetensors"
 
 
 def names(plan: Plan) -> dict[str, str]:
@@ -62,7 +64,7 @@ def tagger_digest(tagger: str) -> str:
     """16 letters that change with the content of the tagger's files; empty when there are none."""
     folder = tagger_folder(tagger)
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.name != AESTHETIC)
+        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.name != aesthetic.FILE)
         return _digest(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
     except OSError:
         return ""
@@ -146,7 +148,19 @@ def status(project: Project, jobs: Jobs, images: Sequence[Image] | None = None) 
     if job is not None and job.state in ENDED:
         found["problem"] = job.error or job.summary.get("problem", "")
         found["remedy"] = job.remedy
+    if not left and not found["problem"]:
+        found |= _head_problem(project, project.images()[:1] if images is None else images[:1])
     return found
+
+
+def _head_problem(project: Project, images: Sequence[Image]) -> dict[str, str]:
+    """What is wrong with the aesthetic head, as `status` tells it."""
+    data = Looks(project.folder).get(names(project.plan).get("embedding", ""), [image.sha256 for image in images])
+    try:
+        _add_aesthetic(project.plan, [{"embedding": np.frombuffer(one, np.float32)} for one in data.values()])
+    except UserError as error:
+        return {"problem": error.message, "remedy": error.remedy}
+    return {}
 
 
 # --- what is known --------------------------------------------------------------------------------------------------
@@ -161,6 +175,7 @@ class Seen:
     lettering: float | None = None
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
     scores: dict[str, float] | None = field(default=None, compare=False)
+    aesthetic: float | None = None
 
 
 NOTHING = Seen()
@@ -180,7 +195,17 @@ def seen(project: Project, contents: Iterable[str]) -> dict[str, Seen]:
     for name, key in names(project.plan).items():
         for content, data in looks.get(key, contents).items():
             found.setdefault(content, {})[name] = reads[name](data)
+    with suppress(UserError):  # `status` tells of a damaged head; all else is known without it
+        _add_aesthetic(project.plan, [values for values in found.values() if "embedding" in values])
     return {content: Seen(**values) for content, values in found.items()}
+
+
+def _add_aesthetic(plan: Plan, found: list[dict[str, Any]]) -> None:
+    """The score of each embedding, where a head lies in the tagger's folder. Raises UserError for a damaged one."""
+    head = aesthetic.load_head(plan.tagger, len(found[0]["embedding"])) if found else None
+    if head is not None:
+        for values, score in zip(found, head.score(np.stack([one["embedding"] for one in found])), strict=True):
+            values["aesthetic"] = round(float(score), 3)
 
 
 def facts(

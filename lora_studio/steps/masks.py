@@ -22,7 +22,7 @@ def automatic(project: Project, image_id: int, box: Box | None = None) -> bytes:
     second or two. Raises UserError when nothing is found."""
     image = project.image(image_id)
     mask = seeing.subject(project.original_path(image), box)
-    if mask.getextrema()[1] == 0:
+    if mask.getextrema() in ((0, 0), (255, 255)):
         raise UserError(f"No subject stands out in {image.name}.", "Draw a box around it, or paint it by hand.")
     return images.png(mask)
 

@@ -112,4 +112,17 @@ STATES: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "wide": ("wider than high", lambda row: row.image.width > row.image.height),
     "tall": ("higher than wide", lambda row: row.image.height > row.image.width),
 }
-FLAGS: dict[str, str] = {name: what for name, (what, _) in dataset.ABOUT.items()}
+FLAGS: dict[str, str] = {
+    "dark": "nothing in it is light",
+    "bright": "nothing in it is dark",
+    "flat": "little between its lightest and its darkest",
+    "blocky": "squares of JPEG show",
+    "borders": "bars or a frame around it",
+    "lettering": "text or a watermark in it",
+    "no_face": "no face where most have one",
+    "many_faces": "several faces",
+    "small_face": "a face too small to learn from",
+    "low_aesthetic": "low by the aesthetic head",
+    **{name: what for name, (what, _) in dataset.ABOUT.items()},
+}
+"""What the judge may find (judge/flags.py, judge/dataset.py)."""

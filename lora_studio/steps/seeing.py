@@ -20,8 +20,11 @@ TIMEOUT = 120
 
 
 def subject(file: Path, box: Box | None = None) -> Pil.Image:
-    """Grey picture of the file's size as it is meant to be seen: 255 where the subject is, 0 elsewhere. `box` (shares)
-    says where to look. Raises UserError when it cannot be found out."""
+    """Grey picture of the file's size as it is meant to be seen: 255 where the subject is, 0 elsewhere.
+
+    All of the box (or picture) where nothing stands out. `box`, in shares, says where to look. Raises UserError when
+    the file cannot be looked at.
+    """
     words = [str(edge) for edge in box or ()]
     try:
         done = subprocess.run(
@@ -44,12 +47,14 @@ def subject(file: Path, box: Box | None = None) -> Pil.Image:
 def _main(file: str, *edges: str) -> None:
     import numpy as np
 
+    from lora_studio.vision import faces
     from lora_studio.vision import subject as outline
 
-    picture = images.decode(Path(file))
+    rgb = np.asarray(images.decode(Path(file)))
     box = tuple(float(edge) for edge in edges) if edges else None
-    found = outline.mask(np.asarray(picture), box)
-    Pil.fromarray(found, "L").save(sys.stdout.buffer, "PNG")
+    alpha = images.transparency(Path(file))
+    found = outline.mask(rgb, box, None if alpha is None else np.asarray(alpha), faces.find(rgb))
+    sys.stdout.buffer.write(images.png(Pil.fromarray(found)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image as Pil
+from safetensors.numpy import save_file
 
 from lora_studio.core.jobs import Jobs, run_inline
 from lora_studio.core.looks import Looks
@@ -124,6 +126,19 @@ def test_what_somebody_stopped_begins_again_only_when_asked_or_when_pictures_com
     assert jobs.wait(folder, 60).state == "done" and looking.missing(project) == 0
 
 
+def test_a_look_gives_way_to_a_job_that_waits_for_it(tmp_path):
+    project = project_of(tmp_path, 3)
+    jobs = Jobs(project.root)
+    (tmp_path / "new.png").write_bytes(draw_picture(99))
+    with FileLock(project.root / ".gpu.lock"):  # as the look holds it while it runs
+        waiting = gathering.start(project, jobs, [tmp_path / "new.png"])
+        assert look_here(project)["looked"] == 0 and jobs.get(waiting.folder).state == "queued"
+    assert jobs.wait(waiting.folder, 60).state == "done"
+    again = looking.start(project, jobs)
+    assert again is None or jobs.wait(again.folder, 60).state == "done"
+    assert looking.missing(project) == 0
+
+
 def test_a_picture_that_cannot_be_read_is_named_and_ends_nothing(tmp_path):
     project = project_of(tmp_path, 2)
     broken = project.images()[0]
@@ -146,6 +161,28 @@ def test_another_tagger_or_background_asks_for_another_look(tmp_path):
     assert changed["embedding"] != looking.names(plan)["embedding"] and changed["faces"] == looking.FACES
     blue = looking.names(plan.model_copy(update={"background": "#0000ff"}))
     assert not set(blue.values()) & set(looking.names(plan).values())
+
+
+def test_a_head_beside_the_tagger_scores_what_was_seen_without_another_look(tmp_path):
+    tagger = tmp_path / "tagger"
+    shutil.copytree(looking.tagger_folder("starter"), tagger)
+    project = project_of(tmp_path, 1, str(tagger))
+    jobs, contents = Jobs(project.root), [image.sha256 for image in project.images()]
+    vectors = np.eye(2, 8, dtype=np.float32)
+    key = looking.names(project.plan)["embedding"]
+    Looks(project.folder).put(key, {one: vector.tobytes() for one, vector in zip(contents, vectors, strict=True)})
+    assert [one.aesthetic for one in looking.facts(project)] == [None, None]
+    weight = np.array([[2, -3, 0, 0, 0, 0, 0, 0]], np.float32)
+    save_file({"weight": weight, "bias": np.array([5], np.float32)}, tagger / "aesthetic.safetensors")
+    assert looking.names(project.plan)["embedding"] == key
+    assert [one.aesthetic for one in looking.facts(project)] == [7, 2]
+    save_file({"weight": weight[:, :3], "bias": np.array([5], np.float32)}, tagger / "aesthetic.safetensors")
+    assert [one.aesthetic for one in looking.facts(project)] == [None, None]
+    names = looking.names(project.plan)
+    for one in ("measures", "faces", "lettering", "scores"):
+        Looks(project.folder).put(names[one], dict.fromkeys(contents, b"[]"))
+    Looks(project.folder).put(looking.COMPARED, {looking.comparison(project, project.images()): b"1"})
+    assert "aesthetic.safetensors" in looking.status(project, jobs)["problem"]
 
 
 def test_the_keys_are_those_of_the_detectors():
