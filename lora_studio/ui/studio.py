@@ -9,6 +9,7 @@ from lora_studio.core.jobs import ENDED, Job, Jobs
 from lora_studio.core.looks import Looks
 from lora_studio.core.machine import machine
 from lora_studio.core.project import Image, Project
+from lora_studio.engine.config import TrainConfig
 from lora_studio.judge import dataset
 from lora_studio.judge.facts import Flag
 from lora_studio.steps import curation, gathering, looking, tagging, training
@@ -126,11 +127,16 @@ class Studio:
             stamp,
         )
 
-    def resolution(self, project: Project) -> int:
-        """The side in pixels that the project will be trained at."""
+    def config(self, project: Project) -> TrainConfig:
+        """What the project will be trained with; to work it out for 10,000 pictures takes a while. Its number of steps
+        may be that of fewer or more pictures."""
         path = project.folder / "train.json"
         stamp = (self._planned(project), path.stat().st_mtime_ns if path.exists() else 0)
-        return self.remembered(project, "resolution", lambda: training.current(project).data.resolution, stamp)
+        return self.remembered(project, "config", lambda: training.current(project), stamp)
+
+    def resolution(self, project: Project) -> int:
+        """The side in pixels that the project will be trained at."""
+        return self.config(project).data.resolution
 
     def _planned(self, project: Project) -> int:
         return (project.folder / "project.toml").stat().st_mtime_ns

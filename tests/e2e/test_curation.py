@@ -42,7 +42,9 @@ def current(page) -> int:
 
 
 def test_the_keyboard_decides_goes_on_and_takes_back(page, watch, project):
-    page.locator(".ls-cell[data-id='1']").click()
+    page.locator("#ls-step-gathering").click()
+    page.locator("#ls-step-curation").click()  # from here on no mouse: the first picture is the current one
+    page.locator("#ls-curation .ls-cell.current").wait_for()
     for key in "kmr":
         page.keyboard.press(key)
     page.saved("Reject 1 picture")

@@ -37,7 +37,7 @@ def project(studio, tmp_path) -> Project:
         (folder / f"figure {number}.png").write_bytes(figure(size, colour))
     gathering.gather(project, [folder])
     config = training.current(project)
-    changes = {"objective.mask_outside": 1.0, "data.flip": True, "data.batch_size": 2}
+    changes = {"objective.mask_outside": 1.0, "data.flip": True, "data.batch_size": 2, "data.repeats": 1}
     training.save_current(project, config.with_changes(changes))
     return project
 
@@ -171,8 +171,8 @@ def test_a_mask_is_found_painted_taken_back_and_saved(page, watch, project):
 
 def test_the_preview_shows_the_very_pixels_and_the_shapes_lead_to_their_pictures(page, watch, project):
     opened(page, "trained")
-    shot = page.locator(".ls-shot img")
-    page.wait_for_function("document.querySelector('.ls-shot img')?.complete")
+    shot = page.locator(".ls-pixels img")
+    page.wait_for_function("document.querySelector('.ls-pixels img')?.complete")
     expected = crops.trained_pixels(project, training.current(project), 1)
     size = [shot.evaluate("one => one.naturalWidth"), shot.evaluate("one => one.naturalHeight")]
     assert size == list(expected.size)

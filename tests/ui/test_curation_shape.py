@@ -86,7 +86,7 @@ def test_a_mask_of_several_megabytes_comes_through_the_door(ask, project):
 
 def test_the_settings_that_count_for_a_shape_are_told_and_can_be_changed(ask, project):
     config = training.current(project).with_changes({"objective.mask_outside": 1.0, "data.flip": True})
-    training.save_current(project, config.with_changes({"data.batch_size": 2}))
+    training.save_current(project, config.with_changes({"data.batch_size": 2, "data.repeats": 1}))
     told = ask("shaping")
     assert (told["mask_outside"], told["flip"], told["batch"]) == (1.0, True, 2)
     assert any("scar on the left cheek" in text for text in told["one_sided"])

@@ -1,5 +1,5 @@
 // The shape of one picture, over the whole page: its crops, its mask, and what is trained of it. Nothing changes until Save.
-import { Failure, button, call, confirm, fill, full, h, icon, plural, state, toast } from "./core.js";
+import { Failure, button, call, confirm, fill, full, h, icon, plural, refill, state, toast } from "./core.js";
 import { WHOLE, clamp, cropFrame, css, fitted, isWhole, same } from "./frame.js";
 import { maskPanel } from "./mask.js";
 import { editPictures } from "./pictures.js";
@@ -34,7 +34,7 @@ export function shapeDialog(image, { mode = "crop", show }) {
     });
     let moving = false, timer = 0;
     const context = { facts: () => found, change };
-    const mask = maskPanel(image, { ...context, scale: () => sheet.shown, onChange: drawFoot });
+    const mask = maskPanel(image, { ...context, scale: () => sheet.shown, onDraw: () => { if (mode === "mask") drawFoot(); } });
     const trained = trainedPanel(image, { ...context, show: async (ids, title) => { if (await leave()) show(ids, title); } });
     sheet.layer.append(overlay, mask.canvas, mask.boxNode, mask.cursor, frame.node);
 
@@ -79,8 +79,8 @@ export function shapeDialog(image, { mode = "crop", show }) {
       frame.node.hidden = mode !== "crop";
       frame.draw();
       const part = partOf(chosen);
-      fill(overlay, mode !== "mask" && boxes.map((box, index) => index !== chosen && h("button.ls-crop-other", { type: "button", tabindex: "-1", style: css(box), title: `Crop ${index + 1}`, onpointerdown: (event) => { event.stopPropagation(); choose(index); } }, h("span", null, String(index + 1)))),
-        mode === "trained" && !isWhole(boxes[chosen]) && h("div.ls-veil", { style: deadArea(WHOLE, boxes[chosen]) }),
+      fill(overlay, mode === "trained" && !isWhole(boxes[chosen]) && h("div.ls-veil", { style: deadArea(WHOLE, boxes[chosen]) }),
+        mode !== "mask" && boxes.map((box, index) => index !== chosen && h("button.ls-crop-other", { type: "button", tabindex: "-1", style: css(box), title: `Crop ${index + 1}`, onpointerdown: (event) => { event.stopPropagation(); choose(index); } }, h("span", null, String(index + 1)))),
         mode === "trained" && part && h("div.ls-lost", { style: `${css(boxes[chosen])};${deadArea(boxes[chosen], part.view)}` }),
         mode === "trained" && part && h("div.ls-kept", { style: css(part.view) }));
     }
@@ -111,7 +111,7 @@ export function shapeDialog(image, { mode = "crop", show }) {
 
     function drawList() {
       if (mode !== "crop") return;
-      fill(list,
+      refill(list,
         h("div.ls-crops", { role: "listbox", "aria-label": "Crops of this picture" }, boxes.map((box, index) => {
           const part = partOf(index);
           return h("div.ls-crop-row" + (index === chosen ? ".current" : ""), { role: "option", "aria-selected": String(index === chosen), onclick: () => choose(index) },
@@ -123,7 +123,7 @@ export function shapeDialog(image, { mode = "crop", show }) {
         h("h3", null, boxes.length > 1 ? `Crop ${chosen + 1}` : "The crop"), shapes(),
         h("div.ls-row", null, button("To the face", () => to("face"), { id: "ls-crop-face" }), button("To the subject", () => to("subject"), { id: "ls-crop-subject" }),
           !isWhole(boxes[chosen]) && button("Whole picture", () => { aspect = "Free"; setBox(WHOLE); }, { kind: "quiet" })),
-        h("div.ls-numbers", null, EDGES.map(([title, edge]) => h("label.ls-field", null, title, h("input.ls-input", { type: "number", "data-edge": edge, min: edge === "x" || edge === "y" ? 0 : 1, onchange: typed })))),
+        h("div.ls-numbers", null, EDGES.map(([title, edge]) => h("label.ls-field", null, title, h("input.ls-input", { type: "number", id: `ls-crop-${edge}`, "data-edge": edge, min: edge === "x" || edge === "y" ? 0 : 1, onchange: typed })))),
         partOf(chosen) && fate(partOf(chosen)).map((one) => h(`div.ls-note.${one.level}`, null, one.text)),
         boxes.length > 1 && h("div.ls-muted", null, `Trained like ${plural(boxes.length, "picture")}, all with the same caption.`));
       drawNumbers();
@@ -132,9 +132,10 @@ export function shapeDialog(image, { mode = "crop", show }) {
     function drawFoot() {
       const dirty = dirtyCrops() || mask.dirty;
       node.dataset.dirty = dirty ? "yes" : "no";
-      fill(foot, h("div.ls-shape-hints", null, HINTS[mode].map(([key, text]) => h("span", null, h("kbd", null, key), " ", text))),
+      refill(foot, h("div.ls-shape-hints", null, HINTS[mode].map(([key, text]) => h("span", null, h("kbd", null, key), " ", text))),
         h("div.ls-row", null, mode === "crop" && button("Undo", undo, { kind: "quiet", icon: "undo", disabled: !history.length, id: "ls-crop-undo" }),
           button(dirty ? "Cancel" : "Close", () => (dirty ? shut() : leave()), { id: "ls-shape-cancel" }), button("Save", save, { kind: "primary", disabled: !dirty, id: "ls-shape-save", title: "Ctrl+S" })));
+      if (node.open && !node.contains(document.activeElement)) node.focus({ preventScroll: true }); // what had it is not drawn any more
     }
 
     function draw() {
@@ -148,7 +149,6 @@ export function shapeDialog(image, { mode = "crop", show }) {
       drawList();
       if (mode === "trained") trained.draw(parts, chosen, boxes);
       drawFoot();
-      if (node.open && !node.contains(document.activeElement)) node.focus(); // the button that had it was drawn anew
     }
     const turn = (next) => { mode = next; draw(); };
 

@@ -4,6 +4,13 @@ import { sharedView } from "./zoom.js";
 
 const GAP = 8;
 const FOOT = 24;
+
+// Who comes to a tab by mouse wants the keys for the pictures, not for the step bar that the click has focused.
+let byMouse = false;
+document.addEventListener("pointerdown", () => { byMouse = true; }, true);
+document.addEventListener("keydown", () => { byMouse = false; }, true);
+window.addEventListener("ls:go", () => { if (byMouse && document.activeElement && document.activeElement.closest("[role=tablist]")) document.activeElement.blur(); });
+
 export const SIZES = { S: 96, M: 132, L: 188 };
 
 /**

@@ -14,7 +14,17 @@ export function inspector(actions) {
   const origin = provenance();
   const title = h("div"), decisions = h("div.ls-decide", { role: "group", "aria-label": "Decision" }), found = h("div.ls-stack.ls-found");
   const node = h("div.ls-side.ls-inspect", null, shape.node, title, decisions, found, origin.node);
-  let drawn = 0, empty = null;
+  let empty = null, edited = "", inEditor = 0, timer = 0;
+
+  /** Give the editor the picture when it or its shape changed; not every one that the keys pass, for it asks the studio. */
+  function showShape(image) {
+    const now = image ? JSON.stringify([image.id, image.v, image.crop, image.more_crops, image.mask]) : "";
+    if (now === edited) return;
+    edited = now;
+    clearTimeout(timer);
+    if (!image) { inEditor = 0; shape.show(null); return; }
+    timer = setTimeout(() => { const fresh = inEditor !== image.id; inEditor = image.id; shape.show(image, fresh); }, 100);
+  }
 
   function drawDecisions(ids) {
     const chosen = ids.map((id) => pictures.byId.get(id));
@@ -41,8 +51,8 @@ export function inspector(actions) {
       other && h("div.ls-measured", null, h("button.ls-link", { type: "button", onclick: () => actions.compare(image, other) }, "Compare"), h("button.ls-link", { type: "button", onclick: () => actions.show(other.id) }, `Show #${other.id}`)));
   }
 
-  function drawOne(image, fresh) {
-    shape.show(image, fresh);
+  function drawOne(image) {
+    showShape(image);
     fill(title, h("div.ls-name", { title: image.name }, `#${image.id} ${image.name}`), h("div.ls-muted", null, `${image.width} × ${image.height} · ${bytes(image.size)}`));
     const seen = flags(image);
     fill(found, suggestion(image, seen.length > 0), image.decision !== "new" && image.reason && h(`div.ls-note.${image.decision === "reject" ? "bad" : "info"}`, null, `${DECISIONS[image.decision]}: ${image.reason}`),
@@ -51,7 +61,7 @@ export function inspector(actions) {
   }
 
   function drawMany(ids) {
-    shape.show(null);
+    showShape(null);
     const chosen = ids.map((id) => pictures.byId.get(id));
     const counts = Object.entries(DECISIONS).map(([decision, text]) => [text.toLowerCase(), chosen.filter((image) => image.decision === decision).length]).filter(([, count]) => count);
     const open = chosen.filter(proposal).map((image) => image.id);
@@ -66,11 +76,9 @@ export function inspector(actions) {
     openShape: () => shape.open(),
     draw(image, ids) {
       if (!image !== empty) { empty = !image; for (const part of [title, decisions, found, origin.node]) part.hidden = empty; }
-      if (!image) { shape.show(null); drawn = 0; return; }
-      const fresh = drawn !== image.id;
-      drawn = ids.length > 1 ? 0 : image.id;
+      if (!image) { showShape(null); return; }
       drawDecisions(ids);
-      if (ids.length > 1) drawMany(ids); else drawOne(image, fresh);
+      if (ids.length > 1) drawMany(ids); else drawOne(image);
       origin.show(ids);
     },
   };

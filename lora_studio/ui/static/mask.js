@@ -1,5 +1,5 @@
 // The mask of a picture: painted where it counts, on a canvas of the picture's size, saved as a grey PNG.
-import { Failure, button, call, fill, h, icon, state } from "./core.js";
+import { Failure, button, call, h, icon, refill, state } from "./core.js";
 import { clamp, css, spanned } from "./frame.js";
 import { maskSource } from "./trained.js";
 
@@ -9,7 +9,7 @@ const KEPT_BYTES = 96 * 2 ** 20, STEPS = 30; // what may be kept to take strokes
 const SIZES = [2, 400];
 
 /** {node, canvas, cursor, boxNode, begin(event, at), hover(event, at), onKey(event), dirty, png(), ready, draw()}; `scale()` is screen pixels for one of the picture. */
-export function maskPanel(image, { scale, facts, change, onChange }) {
+export function maskPanel(image, { scale, facts, change, onDraw }) {
   const shrink = Math.min(1, SIDE / Math.max(image.width, image.height));
   const canvas = h("canvas.ls-mask", { width: Math.max(1, Math.round(image.width * shrink)), height: Math.max(1, Math.round(image.height * shrink)) });
   const paper = canvas.getContext("2d", { willReadFrequently: true });
@@ -23,7 +23,7 @@ export function maskPanel(image, { scale, facts, change, onChange }) {
 
   /** Remember what is there before it is changed. */
   function keep() { done.push(area()); if (done.length > most) { done.shift(); } undone = []; }
-  function settled() { const data = area().data; empty = true; for (let index = 3; index < data.length; index += 4) if (data[index]) { empty = false; break; } draw(); onChange(); }
+  function settled() { const data = area().data; empty = true; for (let index = 3; index < data.length; index += 4) if (data[index]) { empty = false; break; } draw(); }
   function back(from, to) { if (!from.length) return; to.push(area()); paper.putImageData(from.pop(), 0, 0); settled(); }
   const undo = () => back(done, undone), redo = () => back(undone, done);
 
@@ -118,7 +118,7 @@ export function maskPanel(image, { scale, facts, change, onChange }) {
 
   // ---- the panel ------------------------------------------------------------------------------------------------------
 
-  const segment = (name, text, key, on, run) => h("button.ls-segment" + (on ? ".current" : ""), { type: "button", "data-tool": name, "aria-pressed": String(on), title: key, onclick: run }, text);
+  const segment = (name, text, key, on, run) => h("button.ls-segment" + (on ? ".current" : ""), { type: "button", id: `ls-tool-${name}`, "aria-pressed": String(on), title: key, onclick: run }, text);
   const slider = (id, text, value, [least, greatest], unit, run) => h("label.ls-slider", null, h("span", null, text), h("input", { type: "range", id, min: least, max: greatest, step: 1, value, oninput: (event) => { run(Number(event.target.value)); event.target.nextSibling.textContent = `${event.target.value} ${unit}`; } }), h("output", null, `${value} ${unit}`));
   const pick = (name) => { tool = name; draw(); };
 
@@ -136,7 +136,7 @@ export function maskPanel(image, { scale, facts, change, onChange }) {
 
   function draw() {
     canvas.style.opacity = opacity / 100;
-    fill(node,
+    refill(node,
       h("div.ls-muted", null, "Paint over what shall be learned, e.g. the figure without its background."),
       h("div.ls-row", null, button(looking ? "Looking for the subject …" : "Find the subject", () => find(), { kind: "primary", icon: "search", disabled: looking, id: "ls-find-subject" }),
         h("button.ls-button" + (tool === "box" ? ".on" : ""), { type: "button", id: "ls-find-in-box", disabled: looking, "aria-pressed": String(tool === "box"), title: "Draw a box on the picture: the subject is looked for inside it", onclick: () => pick(tool === "box" ? "paint" : "box") }, icon("crop", 14), "In a box")),
@@ -147,6 +147,7 @@ export function maskPanel(image, { scale, facts, change, onChange }) {
       h("div.ls-row", null, button("Fill", fillAll, { id: "ls-mask-fill" }), button("Invert", invert, { id: "ls-mask-invert", title: "I" }), button("Clear", clear, { id: "ls-mask-clear", disabled: empty }),
         button("Undo", undo, { icon: "undo", disabled: !done.length, title: "Take the last stroke back (Ctrl+Z)", id: "ls-mask-undo" })),
       counts());
+    if (loaded) onDraw();
   }
 
   function grow(factor) { size = clamp(Math.round(size * factor), ...SIZES); draw(); }

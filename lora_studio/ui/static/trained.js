@@ -37,7 +37,7 @@ export function trainedPanel(image, { facts, change, show }) {
   function shot(part, box) {
     const query = new URLSearchParams({ resolution: part.resolution, box: box.join(","), flip: mirrored });
     const source = `/media/${encodeURIComponent(state.project)}/${image.id}/trained?${query}`;
-    return h("figure.ls-shot", { "data-bucket": part.bucket.join("x") },
+    return h("figure.ls-pixels", { "data-bucket": part.bucket.join("x") },
       h("img", { src: source, alt: `What is trained at ${part.bucket.join(" by ")}`, style: `aspect-ratio:${part.bucket[0]} / ${part.bucket[1]}` }),
       h("figcaption", null, h("div.ls-row", null, h("b", null, part.bucket.join(" × ")), h("span.ls-muted", null, `from ${part.size.join(" × ")}`)),
         fate(part).map((one) => h(`div.ls-note.${one.level}`, null, one.text))));

@@ -44,7 +44,7 @@ def functions(studio: Studio) -> dict[str, Any]:
 
     def preview(project: str, id: int, boxes: Boxes | None = None) -> list[dict[str, Any]]:
         opened = studio.open(project)
-        return curation.preview(opened, training.current(opened), id, boxes)
+        return curation.preview(opened, studio.config(opened), id, boxes)
 
     def find_subject(project: str, id: int, box: Box | None = None) -> str:
         return base64.b64encode(masks.automatic(studio.open(project), id, box)).decode()
@@ -57,7 +57,7 @@ def functions(studio: Studio) -> dict[str, Any]:
 
     def shaping(project: str) -> dict[str, Any]:
         opened = studio.open(project)
-        config = training.current(opened)
+        config = studio.config(opened)
         data = config.data
         return {
             "resolutions": engine_buckets.resolutions(data),
