@@ -92,10 +92,10 @@ def test_the_settings_that_count_for_a_shape_are_told_and_can_be_changed(ask, pr
     assert any("scar on the left cheek" in text for text in told["one_sided"])
     small = [bucket for bucket in told["buckets"] if bucket["samples"] < told["batch"]]
     assert [bucket["ids"] for bucket in small] == [[1]]
-    assert ask("change", name="objective.mask_outside", value=0)["mask_outside"] == 0
-    assert ask("change", name="data.flip", value=0)["flip"] is False
+    assert ask("change", setting="objective.mask_outside", value=0)["mask_outside"] == 0
+    assert ask("change", setting="data.flip", value=0)["flip"] is False
     assert training.current(project).data.flip is False and training.current(project).objective.mask_outside == 0
-    assert ask("change", name="adapter.rank", value=4)["message"]
+    assert ask("change", setting="adapter.rank", value=4)["message"]
 
 
 def test_the_outline_of_the_subject_comes_as_a_picture_and_changes_nothing(ask, project):

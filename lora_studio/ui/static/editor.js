@@ -10,7 +10,7 @@ const MODES = { crop: "Crops", mask: "Mask", trained: "What is trained" };
 const HINTS = {
   crop: [["arrows", "move"], ["Shift", "resize"], ["Ctrl", "by one pixel"], ["N", "next crop"], ["A", "add"], ["Del", "remove"], ["Ctrl+Z", "undo"]],
   mask: [["[ ]", "brush size"], ["B E", "paint, erase"], ["S", "soft or hard"], ["I", "invert"], ["Ctrl+Z", "undo stroke"]],
-  trained: [["shaded", "is lost"]],
+  trained: [["N", "next crop"], ["+ − 0", "zoom"]],
 };
 const EDGES = [["Left", "x"], ["Top", "y"], ["Width", "w"], ["Height", "h"]];
 const plain = (box) => (isWhole(box) ? null : box);
@@ -70,7 +70,7 @@ export function shapeDialog(image, { mode = "crop", show }) {
       const told = await call("curation.preview", { project: state.project, id: image.id, boxes: boxes.map(plain) }, { quiet: true }).catch((error) => { if (error instanceof Failure) return []; throw error; });
       if (mine === asked && node.isConnected) { parts = told; draw(); }
     }
-    async function change(name, value) { found = await call("curation.change", { project: state.project, name, value }); draw(); mask.draw(); }
+    async function change(setting, value) { found = await call("curation.change", { project: state.project, setting, value }); draw(); mask.draw(); }
 
     // ---- drawing ------------------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ export function shapeDialog(image, { mode = "crop", show }) {
         h("div.ls-row", null, button("Add a crop", add, { icon: "plus", id: "ls-crop-add", title: "A picture with several crops counts as several pictures (A)" })),
         h("h3", null, boxes.length > 1 ? `Crop ${chosen + 1}` : "The crop"), shapes(),
         h("div.ls-row", null, button("To the face", () => to("face"), { id: "ls-crop-face" }), button("To the subject", () => to("subject"), { id: "ls-crop-subject" }),
-          !isWhole(boxes[chosen]) && button("Whole picture", () => { aspect = "Free"; setBox(WHOLE); }, { kind: "quiet" })),
+          !isWhole(boxes[chosen]) && button("Whole picture", () => { aspect = "Free"; setBox(WHOLE); })),
         h("div.ls-numbers", null, EDGES.map(([title, edge]) => h("label.ls-field", null, title, h("input.ls-input", { type: "number", id: `ls-crop-${edge}`, "data-edge": edge, min: edge === "x" || edge === "y" ? 0 : 1, onchange: typed })))),
         partOf(chosen) && fate(partOf(chosen)).map((one) => h(`div.ls-note.${one.level}`, null, one.text)),
         boxes.length > 1 && h("div.ls-muted", null, `Trained like ${plural(boxes.length, "picture")}, all with the same caption.`));
@@ -177,7 +177,7 @@ export function shapeDialog(image, { mode = "crop", show }) {
       const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
       const run = control ? { s: () => save().catch((error) => { if (!(error instanceof Failure)) throw error; }), z: mode === "crop" && undo }[key]
         : { 1: () => turn("crop"), 2: () => turn("mask"), 3: () => turn("trained"), "+": () => sheet.zoom(1.5), "=": () => sheet.zoom(1.5), "-": () => sheet.zoom(1 / 1.5), 0: sheet.fit,
-          ...(mode === "crop" ? { n: () => choose(chosen + 1), a: add, delete: () => remove(chosen), backspace: () => remove(chosen) } : {}) }[key];
+          ...(mode !== "mask" ? { n: () => choose(chosen + 1) } : {}), ...(mode === "crop" ? { a: add, delete: () => remove(chosen), backspace: () => remove(chosen) } : {}) }[key];
       if (run) { event.preventDefault(); run(); return; }
       if (mode === "mask" && mask.onKey(event)) { event.preventDefault(); return; }
       if (mode === "crop" && event.target.type !== "range") frame.onKey(event);

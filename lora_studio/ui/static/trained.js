@@ -26,7 +26,7 @@ export function deadArea(box, view) {
 }
 
 /**
- * The panel: {node, draw(parts, chosen, crops)}. `facts()` gives curation.shaping's answer, `change(name, value)` changes a
+ * The panel: {node, draw(parts, chosen, crops)}. `facts()` gives curation.shaping's answer, `change(setting, value)` changes a
  * setting and draws anew; `show(ids, title)` closes the editor and shows these pictures.
  */
 export function trainedPanel(image, { facts, change, show }) {
@@ -77,7 +77,7 @@ export function trainedPanel(image, { facts, change, show }) {
     if (key === drawn) return;
     drawn = key;
     fill(about, h("div.ls-muted", null, `Exactly the pixels that are trained, at the project's training size of ${found.resolutions.join(", ")}${boxes.length > 1 ? `; crop ${chosen + 1} of ${boxes.length}` : ""}.`,
-      found.random_crop ? " What is cut off differs from time to time, since random crops are on; this is the middle." : ""));
+      found.random_crop ? " What is cut off differs from time to time, since random crops are on; this is the middle." : "", " Striped in the picture: what is cut off."));
     fill(shots, mine.map((part) => shot(part, boxes[part.crop])));
     drawMirrors(found);
     drawBuckets(found);

@@ -70,10 +70,10 @@ def functions(studio: Studio) -> dict[str, Any]:
             "one_sided": [found.text for found in studio.audit(opened).findings if MIRRORING in found.remedy],
         }
 
-    def change(project: str, name: Literal["objective.mask_outside", "data.flip"], value: float) -> dict[str, Any]:
+    def change(project: str, setting: Literal["objective.mask_outside", "data.flip"], value: float) -> dict[str, Any]:
         """Change one training setting that decides what of a picture counts; answers like `shaping`."""
         opened = studio.open(project)
-        changed = training.current(opened).with_changes({name: bool(value) if name == MIRRORING else value})
+        changed = training.current(opened).with_changes({setting: bool(value) if setting == MIRRORING else value})
         training.save_current(opened, changed)
         return shaping(project)
 
