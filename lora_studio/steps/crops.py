@@ -89,10 +89,16 @@ def trained_pixels(
     image = project.image(image_id)
     if not 0 <= number < len(image.crops):
         raise UserError(f"{image.name} has no crop {number + 1}.", f"It has {len(image.crops)}.")
+    return trained_part(project, config, image, image.crops[number], resolution, flip)
+
+
+def trained_part(
+    project: Project, config: TrainConfig, image: Image, crop: Box | None, resolution: int = 0, flip: bool = False
+) -> Pil.Image:
+    """The same for a crop that need not be saved, None for the whole picture."""
     if resolution and resolution not in resolutions(config.data):
         known = ", ".join(map(str, resolutions(config.data)))
         raise UserError(f"Nothing is trained at {resolution}.", f"Trained sizes: {known}.")
-    crop = image.crops[number]
     bucket = assign(*pixels.cropped(image.width, image.height, crop), config.data, resolution=resolution or None)
     try:
         picture = images.decode(project.original_path(image), project.plan.background)

@@ -163,15 +163,18 @@ def entries(images: Iterable[Image]) -> list[tuple[int, int, int, str]]:
 # --- buckets --------------------------------------------------------------------------------------------------------
 
 
-def preview(project: Project, config: TrainConfig, image_id: int) -> list[dict[str, Any]]:
-    """What of a picture will be trained, for each crop and each resolution: `{"crop": from 0, "resolution", "bucket":
+def preview(
+    project: Project, config: TrainConfig, image_id: int, crops: Sequence[Box | None] | None = None
+) -> list[dict[str, Any]]:
+    """What of a picture will be trained, for each of its crops (or of `crops`, which need not be saved) and each
+    resolution: `{"crop": from 0, "resolution", "bucket":
     [w, h], "size": [w, h] of the crop in pixels, "scale", "enlarged", "cut": share of the crop that is lost, "view":
     [l, t, r, b] that is trained, as shares of the picture}`."""
     image = project.image(image_id)
     found = []
     for resolution in engine_buckets.resolutions(config.data):
         sizes = engine_buckets.make_buckets(config.data, resolution)
-        for number, crop in enumerate(image.crops):
+        for number, crop in enumerate(crops or image.crops):
             width, height = pixels.cropped(image.width, image.height, crop)
             bucket = engine_buckets.assign(width, height, config.data, sizes, resolution)
             wide, high = engine_buckets.fit(width, height, bucket)[0]

@@ -1,5 +1,6 @@
 """Pictures by id: the page never names a path. Everything is looked up in the project store and stays inside it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi.responses import FileResponse, Response
 from lora_studio.core import images, paths
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import inside
-from lora_studio.core.project import Project
+from lora_studio.core.project import Box, Project
 from lora_studio.steps import crops, training
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -45,9 +46,15 @@ def routes(root: Path) -> APIRouter:
         return answer(found.view_path(found.image(image)), v)
 
     @router.get("/{project}/{image:int}/trained")
-    def trained(project: str, image: int, n: int = 0, resolution: int = 0, flip: bool = False, v: str = "") -> Response:
+    def trained(
+        project: str, image: int, n: int = 0, box: str = "", resolution: int = 0, flip: bool = False, v: str = ""
+    ) -> Response:
         found = Project.open(root, project)
-        pixels = crops.trained_pixels(found, training.current(found), image, n, resolution, flip)
+        config = training.current(found)
+        if box:
+            pixels = crops.trained_part(found, config, found.image(image), _box(box), resolution, flip)
+        else:
+            pixels = crops.trained_pixels(found, config, image, n, resolution, flip)
         return Response(images.png(pixels), media_type="image/png", headers=FOREVER if v else FRESH)
 
     @router.get("/{project}/{image:int}/mask")
@@ -79,6 +86,17 @@ def routes(root: Path) -> APIRouter:
         return answer(confined(folder / "images", name, PICTURES), v)
 
     return router
+
+
+def _box(text: str) -> Box:
+    """A crop that is not saved yet: left,top,right,bottom as shares."""
+    try:
+        left, top, right, bottom = (float(edge) for edge in text.split(","))
+    except ValueError:
+        left = top = right = bottom = math.nan
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise UserError(f"{text[:60]} is no part of a picture.", "Name left,top,right,bottom from 0 to 1.")
+    return left, top, right, bottom
 
 
 def _member(root: Path, project: str, group: str, name: str) -> Path:

@@ -126,6 +126,11 @@ def test_the_pixels_that_are_trained_and_the_mask_are_served_as_png(client, proj
     with Image.open(io.BytesIO(shown.content)) as pixels:
         expected = crops.trained_pixels(project, training.current(project), image.id)
         assert pixels.tobytes() == expected.tobytes()
+    with Image.open(io.BytesIO(client.get(f"{address}/trained?box=0,0,0.5,1").content)) as pixels:
+        config = training.current(project)
+        assert pixels.tobytes() == crops.trained_part(project, config, image, (0, 0, 0.5, 1)).tobytes()
+    for nowhere in ("0,0,2,1", "0.5,0,0.5,1", "nan,0,1,1", "1,2", "x"):
+        assert client.get(f"{address}/trained?box={nowhere}").status_code == 404
     assert client.get(f"{address}/trained?n=5").status_code == 404
     assert client.get(f"{address}/trained?resolution=7").status_code == 404
     assert client.get(f"{address}/mask").status_code == 404

@@ -41,6 +41,15 @@ export function icon(name, size = 16) {
   return h("svg.ls-icon", { viewBox: "0 0 16 16", width: size, height: size, "aria-hidden": "true" }, h("path", { d: PATHS[name] }));
 }
 
+/** The same; what had the keyboard's attention has it again when it is drawn anew under the same id. */
+export function refill(node, ...children) {
+  const held = node.contains(document.activeElement) ? document.activeElement.id : "";
+  fill(node, ...children);
+  const again = held && document.getElementById(held);
+  if (again) again.focus({ preventScroll: true });
+  return node;
+}
+
 /** A button with text and perhaps an icon. `kind`: "primary", "quiet", "danger" or "". */
 export function button(text, onclick, { kind = "", icon: name, title, disabled, id, label } = {}) {
   const node = h("button.ls-button" + (kind ? "." + kind : ""), { type: "button", title, disabled, id, "aria-label": label }, name && icon(name), text);

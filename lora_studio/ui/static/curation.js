@@ -10,7 +10,7 @@ import { redoLast, undoLast } from "./shell.js";
 import { badges, flags } from "./words.js";
 
 const VIEWS = { pictures: "Pictures", set: "The set", copies: "Copies", map: "Map" };
-const KEYS = [["K", "keep"], ["M", "maybe"], ["R", "reject"], ["A", "as suggested"], ["U", "undo"], ["Z", "enlarge"], ["X", "compare"], ["/", "filter"], ["?", "all keys"]];
+const KEYS = [["K", "keep"], ["M", "maybe"], ["R", "reject"], ["A", "as suggested"], ["U", "undo"], ["E", "crop and mask"], ["Z", "enlarge"], ["X", "compare"], ["/", "filter"], ["?", "all keys"]];
 
 part("curation", (root) => {
   let view = "pictures";
@@ -29,11 +29,11 @@ part("curation", (root) => {
     empty,
   });
   const bar = filterBar({ onChange: draw, focusGrid: () => grid.node.focus() });
-  const side = inspector({ decide, accept, compare: compareTwo, show: open });
+  const side = inspector({ decide, accept, compare: compareTwo, show: open, only: show });
   const sets = setViews({ show, open, decide, undo });
   const keys = {
     k: () => decide("keep"), m: () => decide("maybe"), r: () => decide("reject"), n: () => decide("new"), a: () => accept(grid.selected),
-    u: undo, c: () => side.editShape(), z: () => grid.enlarge(), x: () => compareTwo(), "/": () => bar.focus(),
+    u: undo, c: () => side.editShape(), e: () => side.openShape(), z: () => grid.enlarge(), x: () => compareTwo(), "/": () => bar.focus(),
   };
 
   const switcher = h("div.ls-segments", { role: "group", "aria-label": "View" });

@@ -8,9 +8,9 @@ import { DECISIONS, flags } from "./words.js";
 const BUTTONS = [["keep", "Keep", "K"], ["maybe", "Maybe", "M"], ["reject", "Reject", "R"]];
 const digits = (value) => (Math.abs(value) >= 100 ? number(Math.round(value)) : String(Number(value.toPrecision(2))));
 
-/** {node, draw(image or null, ids), editShape()}; `actions`: decide(decision), accept(ids), compare(a, b), show(id) */
+/** {node, draw(image or null, ids), editShape()}; `actions`: decide(decision), accept(ids), compare(a, b), show(id), only(ids, title) */
 export function inspector(actions) {
-  const shape = shapeEditor();
+  const shape = shapeEditor({ show: actions.only });
   const origin = provenance();
   const title = h("div"), decisions = h("div.ls-decide", { role: "group", "aria-label": "Decision" }), found = h("div.ls-stack.ls-found");
   const node = h("div.ls-side.ls-inspect", null, shape.node, title, decisions, found, origin.node);
@@ -73,6 +73,7 @@ export function inspector(actions) {
   return {
     node,
     editShape: () => shape.focus(),
+    openShape: () => shape.open(),
     draw(image, ids) {
       if (!image !== empty) { empty = !image; for (const part of [title, decisions, found, origin.node]) part.hidden = empty; }
       if (!image) { showShape(null); return; }

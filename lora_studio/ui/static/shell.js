@@ -202,7 +202,7 @@ async function menu(project) {
 const HELP = [
   ["Everywhere", [["Ctrl Z, Ctrl Shift Z", "undo, redo"], ["Alt 1 … Alt 6", "go to a step"], ["?", "this help"]]],
   ["Pictures", [["← ↑ → ↓", "move"], ["Shift + arrow, Shift click", "select a range"], ["Ctrl click", "add to the selection"], ["Ctrl A", "select all"], ["Enter, Space", "enlarge"], ["Esc", "close, or select one"]]],
-  ["Curation", [["K", "keep"], ["M", "maybe: set aside"], ["R", "reject"], ["N", "neither"], ["A", "do as suggested"], ["U, Shift U", "undo, redo"], ["C", "crop"], ["Z", "enlarge; wheel or + zooms"], ["X", "compare two"], ["/", "to the filter"]]],
+  ["Curation", [["K", "keep"], ["M", "maybe: set aside"], ["R", "reject"], ["N", "neither"], ["A", "do as suggested"], ["U, Shift U", "undo, redo"], ["C", "crop"], ["E", "crops, mask, what is trained"], ["Z", "enlarge; wheel or + zooms"], ["X", "compare two"], ["/", "to the filter"]]],
   ["Tagging", [["T", "add a tag"], ["Backspace", "remove the last tag (in the empty field)"], ["Alt ← →", "move the tag that has the focus"], ["Del", "remove the tag that has the focus"]]],
 ];
 function help() {

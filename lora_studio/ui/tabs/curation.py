@@ -6,18 +6,15 @@ from pydantic import Field
 
 from lora_studio.core.jobs import ENDED
 from lora_studio.core.project import PROVENANCE
-from lora_studio.engine import buckets as engine_buckets
 from lora_studio.steps import curation, filters, looking, provenance
 from lora_studio.steps.rows import NUMBERS, rows
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
-from lora_studio.ui.tabs import curation_set
+from lora_studio.ui.tabs import curation_set, curation_shape
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Box = tuple[Share, Share, Share, Share]
 Decision = Literal["keep", "maybe", "reject", "new"]
 MEASURED = (
     ("Sharpness", "sharpness", "{:.3f}", 1),
@@ -106,21 +103,6 @@ def functions(studio: Studio) -> dict[str, Any]:
         provenance.save(opened, ids, values)
         return pictures.changed(opened, ids)
 
-    def crop(project: str, id: int, box: Box | None) -> dict[str, Any]:
-        opened = studio.open(project)
-        curation.set_crop(opened, id, box)
-        return pictures.changed(opened, [id])
-
-    def bucket(project: str, id: int, box: Box | None) -> dict[str, int]:
-        opened = studio.open(project)
-        image = opened.image(id)
-        left, top, right, bottom = box or (0, 0, 1, 1)
-        data = studio.config(opened).data
-        width = max(1, round((right - left) * image.width))
-        height = max(1, round((bottom - top) * image.height))
-        fitted = engine_buckets.assign(width, height, data)
-        return {"width": width, "height": height, "bucket_width": fitted[0], "bucket_height": fitted[1]}
-
     return {
         "curation.audit": audit,
         "curation.look": look,
@@ -133,9 +115,8 @@ def functions(studio: Studio) -> dict[str, Any]:
         "curation.measures": measures,
         "curation.provenance": origin,
         "curation.set_provenance": set_origin,
-        "curation.crop": crop,
-        "curation.bucket": bucket,
         **curation_set.functions(studio),
+        **curation_shape.functions(studio),
     }
 
 
