@@ -42,6 +42,9 @@ def test_nothing_is_taken_for_a_face_where_there_is_none():
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     assert faces.find(noise) == () and faces.find(PHOTO[::-1]) == ()
     assert faces.find(np.zeros((16, 900, 3), np.uint8)) == ()
+    for seed in (14, 15):  # blotches that the cascade alone takes for faces
+        blotches = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 24), np.uint8))
+        assert faces.find(np.asarray(blotches.resize((300, 300), Image.BICUBIC).convert("RGB"))) == ()
 
 
 def lettered(picture, words="www.example.org", size=20, fill=(255, 255, 255), angle=0):
