@@ -193,7 +193,11 @@ class Studio:
             checkpoints=_count(project, "runs/*/checkpoints/*.safetensors"),
             tests=_count(project, "tests/*/job.json"),
             exports=_count(project, "exports/*.safetensors"),
-            busy=tuple((step_of(job), self._percent(job)) for job in running if job.project == project.slug),
+            busy=tuple(
+                (step_of(job), self._percent(job))
+                for job in running
+                if job.project == project.slug and not job.id.startswith("look-")  # nobody has to wait for that one
+            ),
         )
 
     def states(self, project: Project, running: list[Job] | None = None) -> list[StepState]:

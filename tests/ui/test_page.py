@@ -1,5 +1,6 @@
 """The page as Python builds it: quick to import, private listeners, no torch, plans saved as typed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_studio.core.project import Plan
+from lora_studio.ui.server import STATIC
 from lora_studio.ui.tabs import conception
 
 IMPORT = """
@@ -65,3 +67,14 @@ def test_scripts_never_assign_html():
         code = "\n".join(line for line in text.splitlines() if not line.strip().startswith("//"))
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert word not in code, f"{path.name} uses {word}: names and tags are hostile"
+
+
+def test_no_two_parts_of_the_page_style_the_same_class():
+    """A bare class (`.ls-x {`) belongs to one stylesheet: in a second one it changes what the first one drew."""
+    owner = {}
+    for path in sorted((STATIC / "css").glob("*.css")):
+        text = re.sub(r"/\*.*?\*/|@media[^{]*\{", "", path.read_text("utf-8"), flags=re.S)
+        for selectors in re.findall(r"([^{}]+)\{", text):
+            for name in (selector.strip() for selector in selectors.split(",")):
+                if re.fullmatch(r"\.ls-[a-z-]+", name):
+                    assert owner.setdefault(name, path.name) == path.name, name

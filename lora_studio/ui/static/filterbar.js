@@ -29,7 +29,7 @@ export function filterBar({ onChange, focusGrid }) {
   const decisions = h("div.ls-segments", { role: "group", "aria-label": "Decision" });
   const chips = h("div.ls-chipline", { role: "group", "aria-label": "What was found" });
   const field = h("div.ls-tag-field.ls-filter-field", null, h("div.ls-search-box", null, icon("search", 14), input, clearButton), words);
-  const menu = h("select.ls-select", { id: "ls-sort", "aria-label": "Order", onchange: () => { order = menu.value; arrow.hidden = !order; find(); } }, SORTS.map(([value, text]) => h("option", { value }, text)));
+  const menu = h("select.ls-order", { id: "ls-sort", "aria-label": "Order", onchange: () => { order = menu.value; arrow.hidden = !order; find(); } }, SORTS.map(([value, text]) => h("option", { value }, text)));
   const arrow = button("", () => { down = !down; arrow.classList.toggle("down", down); find(); }, { kind: "quiet", icon: "drop", title: "Turn the order round", label: "Turn the order round" });
   arrow.classList.add("ls-turn");
   arrow.hidden = true;

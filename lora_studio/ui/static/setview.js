@@ -107,7 +107,7 @@ export function setView({ show }) {
     const all = opened.has(aspect.name) ? aspect.values : aspect.values.slice(0, SHOWN), more = aspect.values.length - all.length;
     const wait = !aspect.judged && (!whole || whole.known.scores < whole.used);
     return h("tr", { "data-aspect": aspect.name },
-      h("th", { scope: "row" }, h(`span.ls-dot.${aspect.judged ? aspect.level : "unknown"}`, { "aria-hidden": "true" }), aspect.name),
+      h("th", { scope: "row" }, h(`span.ls-level.${aspect.judged ? aspect.level : "unknown"}`, { "aria-hidden": "true" }), aspect.name),
       h("td", null,
         h("div.ls-value-chips", null, all.map((value) => valueChip(aspect, value)),
           more > 0 && h("button.ls-link", { type: "button", onclick: () => { opened.add(aspect.name); redraw(); } }, `${number(more)} more`),

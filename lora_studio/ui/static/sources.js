@@ -81,7 +81,7 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
     const known = new Map(settings.map((setting) => [setting.name, setting]));
     const names = Object.keys(SOURCES).filter((name) => owner || name !== "path");
     if (!names.includes(kind)) kind = "files";
-    const tiles = names.map((name) => h("button.ls-tile", { type: "button", role: "radio", id: `ls-from-${name}`, "data-kind": name, title: SOURCES[name].about, onclick: () => show(name) }, glyph(name), h("span", null, SOURCES[name].title)));
+    const tiles = names.map((name) => h("button.ls-from", { type: "button", role: "radio", id: `ls-from-${name}`, "data-kind": name, title: SOURCES[name].about, onclick: () => show(name) }, glyph(name), h("span", null, SOURCES[name].title)));
     parts = {};
     for (const name of names) {
       const fields = (FIELDS[name] || []).map((one) => field(known.get(one), { projects }));
@@ -98,7 +98,7 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
     hint();
     const colour = h("input", { type: "color", id: "ls-background-colour", value: background });
     colour.addEventListener("change", () => call("gathering.background", { project, colour: colour.value }).then(() => reload(true), () => {}));
-    const group = h("div.ls-tiles", { role: "radiogroup", "aria-label": "Where from?" }, tiles);
+    const group = h("div.ls-froms", { role: "radiogroup", "aria-label": "Where from?" }, tiles);
     group.addEventListener("keydown", (event) => {
       const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 4, ArrowUp: -4 }[event.key];
       if (!move) return;
@@ -169,7 +169,7 @@ export function createSources({ chooseFiles, chooseFolder, chooseVideos, started
   function show(name) {
     kind = name;
     for (const [one, { node: shown }] of Object.entries(parts)) shown.hidden = one !== name;
-    for (const tile of node.querySelectorAll(".ls-tile")) {
+    for (const tile of node.querySelectorAll(".ls-from")) {
       const current = tile.dataset.kind === name;
       tile.classList.toggle("current", current);
       tile.setAttribute("aria-checked", String(current));
