@@ -94,8 +94,7 @@ def audit(images: list[ImageFacts], plan: Plan, resolution: int = 0, pairs: Pair
         findings.append(_next(low - len(usable), plan.kind, aspects))
     graded = grade.grade(
         len(images), len(usable), min(low, STARTER_ENOUGH) if plan.base == "starter" else low,
-        [finding for name, finding in about.items() if name in UNUSABLE], gauges, aspects, plan,
-        [*wrong, *([about["outlier"]] if "outlier" in about else [])],
+        [finding for name, finding in about.items() if name in UNUSABLE], gauges, aspects, plan, wrong,
     )  # fmt: skip
     known = {name: gauge for name, gauge in gauges.items() if gauge is not None}
     return Audit(findings, flags, groups, known, graded, aspects)

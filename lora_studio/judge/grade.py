@@ -58,6 +58,8 @@ class Gauge:
     value: float
     text: str
     why: str
+    against: tuple[int, ...] = ()
+    """Ids of the pictures that lower it most."""
 
 
 @dataclass(frozen=True)
@@ -75,32 +77,35 @@ def consistency(images: list[ImageFacts], plan: Plan) -> Gauge | None:
     """How much it is one thing; None when nothing is known that could tell."""
     if len(images) < ENOUGH:
         return None
-    parts, why = [], []
-    vectors = [image.embedding for image in images if image.embedding is not None]
-    if len(vectors) >= ENOUGH:
+    parts, why, against = [], [], set()
+    known = [image for image in images if image.embedding is not None]
+    if len(known) >= ENOUGH:
         low, high = NEARNESS[plan.kind]
-        stack = np.stack(vectors)
+        stack = np.stack([image.embedding for image in known if image.embedding is not None])
         near = float(np.linalg.norm(stack.mean(axis=0)))
-        strangers = int(layout.outliers(stack)[0].sum())
-        parts += [_scaled(near, low, high), max(0.0, 1 - STRANGERS * strangers / len(vectors))]
+        apart = {image.id for image, far in zip(known, layout.outliers(stack)[0], strict=True) if far}
+        against |= apart
+        strangers = len(apart)
+        parts += [_scaled(near, low, high), max(0.0, 1 - STRANGERS * strangers / len(known))]
         why.append(f"the pictures lie {near:.2f} of 1 together in the auto-tagger's eyes")
         why.append(f"{plural(strangers, 'picture')} {'stands' if strangers == 1 else 'stand'} apart")
     if plan.kind == "character":
         for thing in ("hair", "eyes", "skin"):
-            share, name = _commonest(images, thing)
+            share, name, others = _commonest(images, thing)
             if name:
+                against |= others
                 parts.append(_scaled(share, *IDENTITY))
                 why.append(f"{name} in {round(share * 100)} %")
     if not parts:
         return None
-    value = round(float(np.mean(parts) * 0.5 + min(parts) * 0.5), 2)
+    value = round(min(parts), 2)  # as consistent as the weakest sign of it
     what = {"character": "one character", "style": "one style", "concept": "one idea"}[plan.kind]
     text = (
         f"All of it looks like {what}." if value >= 0.75
         else f"Most of it looks like {what}, with strangers among it." if value >= 0.45
         else f"This does not look like {what}."
     )  # fmt: skip
-    return Gauge(value, text, _sentence(why))
+    return Gauge(value, text, _sentence(why), tuple(sorted(against)))
 
 
 def diversity(images: list[ImageFacts], plan: Plan, aspects: Sequence[Aspect]) -> Gauge | None:
@@ -161,6 +166,11 @@ def grade(
         for finding in contradictions:
             left = max(1, total - wrong)
             steps.append((gain("consistency", shares["consistency"] * (1 + len(finding.images) / left)), finding))
+    gauge = gauges.get("consistency")
+    if gauge is not None and gauge.against and not contradictions:
+        text = f"{plural(len(gauge.against), 'picture')} may not show the same {plan.kind} as the others."
+        remedy = "Look at each, on the map too, and reject what does not belong."
+        steps.append((gain("consistency", 1.0), Finding("warn", text, remedy, gauge.against)))
     if good < low:
         text = f"Add {plural(low - good, 'more good picture')}."
         steps.append((gain("count", 1.0), Finding("info", text, f"{low} or more are advised.")))
@@ -199,21 +209,22 @@ def _scaled(value: float, low: float, high: float) -> float:
     return float(np.clip((value - low) / (high - low), 0, 1))
 
 
-def _commonest(images: list[ImageFacts], thing: str) -> tuple[float, str]:
-    """Share and name of the commonest colour of hair, eyes or skin; "" when too little is known of it."""
+def _commonest(images: list[ImageFacts], thing: str) -> tuple[float, str, set[int]]:
+    """Share and name of the commonest colour of hair, eyes or skin, and the pictures with another; no name when too
+    little is known of it."""
     names = [f"{colour} {thing}" for colour in COLOURS] if thing != "skin" else ["light skin", "tan skin", "dark skin"]
-    counts: dict[str, int] = {}
+    shown: dict[str, set[int]] = {}
     for image in images:
         said = [tag.casefold() for tag in image.tags if tag.casefold() in names]
         scores = image.scores or {}
         guessed = [tag for tag in names if scores.get(tag, 0) >= BELIEVED]
         for tag in (said or sorted(guessed, key=lambda tag: -scores[tag]))[:1]:
-            counts[tag] = counts.get(tag, 0) + 1
-    known = sum(counts.values())
+            shown.setdefault(tag, set()).add(image.id)
+    known = sum(len(ids) for ids in shown.values())
     if known < max(ENOUGH, len(images) / 2):
-        return 0.0, ""
-    name = max(sorted(counts), key=lambda tag: counts[tag])
-    return counts[name] / known, name
+        return 0.0, "", set()
+    name = max(sorted(shown), key=lambda tag: len(shown[tag]))
+    return len(shown[name]) / known, name, {image for tag, ids in shown.items() if tag != name for image in ids}
 
 
 def _colour_spread(images: list[ImageFacts]) -> float:
