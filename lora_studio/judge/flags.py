@@ -1,7 +1,7 @@
 """What is wrong with each picture of a set, in words that name what was measured and the threshold it crossed.
 
-A judgement that compares within the set (blur, light) is so because a soft or dark style is none of its pictures'
-fault. The quality of each detector is measured in `benchmarks/results/detection.md`; thresholds say where they are from.
+Blur and light are compared within the set, for a soft or dark style is none of its pictures' fault. How good each
+detector is stands in `benchmarks/results/detection.md`; the thresholds say where they are from.
 """
 
 from collections.abc import Callable
@@ -185,7 +185,8 @@ def _faces(images: list[ImageFacts], resolution: int) -> Found:
         faces = image.faces or ()
         if not faces:
             if usual:
-                text = f"no face found, though {_percent(share)} of the pictures have one (from {_percent(ENOUGH_FACES)} on)"
+                text = f"no face found, though {_percent(share)} of the pictures have one"
+                text += f" (from {_percent(ENOUGH_FACES)} on that is odd)"
                 found.append((image.id, Flag("no_face", text, None, 0, 1)))
             continue
         if len(faces) > 1:

@@ -34,10 +34,12 @@ BLOCK_CONFIDENCE = 4.0
 BORDER_SPREAD = 12
 """A border is of one colour, within so much of 255 (JPEG leaves some noise in black bars)."""
 BORDER_EDGE = 0.9
-"""A border ends in a straight line: beyond it, so much of the width differs from it. Measured: 0.95 to 1 beside photos and
-drawings; 0.83 at most where a figure of blocks stands before a plain ground."""
+"""A border ends in a straight line: beyond it, so much of the width differs from it. Measured: 0.95 to 1 beside photos
+and drawings; 0.83 at most where a figure of blocks stands before a plain ground."""
 BORDER_DEPTH = 0.02
 """Beyond it means within this share of the side."""
+BORDER_SMEAR = 20
+"""JPEG smears the end of a bar over a block: 8 pixels, 16 where it halves the colours."""
 BORDER_MOST = 0.45
 """Share of a side looked at; what is plain beyond it is no border but an empty picture."""
 
@@ -166,8 +168,8 @@ def blockiness(rgb: NDArray[np.uint8]) -> float:
 
 
 def _steps(gray: NDArray[np.int16]) -> tuple[Array, Array]:
-    """(H, W) 0..255 -> two lines (W - 3,): the mean of the small steps from each column to the next, and of what of them
-    rises above the steps on both sides."""
+    """(H, W) 0..255 -> two lines (W - 3,): the mean of the small steps from each column to the next, and of what rises
+    above the steps on both sides."""
     steps = np.abs(np.diff(gray, axis=1))
     steps[steps > BLOCK_STEP] = 0
     middle = steps[:, 1:-1]
@@ -201,26 +203,46 @@ def _excess(line: Array, period: float) -> float:
 
 
 def borders(rgb: NDArray[np.uint8]) -> tuple[float, float, float, float]:
-    """rgb (H, W, 3) -> widths of bars of one colour at the left, top, right and bottom, as shares; 0 for none."""
+    """rgb (H, W, 3) -> widths of bars of one colour at the left, top, right and bottom, as shares; 0 for none.
+
+    Bars come in pairs of one colour; a single one is not told from the plain ground that a figure stands before.
+    """
     height, width, _ = rgb.shape
-    top, bottom = _bar(rgb), _bar(rgb[::-1])
-    inner = rgb[top : height - bottom]
-    sides = inner[:: max(1, len(inner) // 256)].transpose(1, 0, 2)
-    left, right = _bar(sides), _bar(sides[::-1])
+    few, fewer = max(1, height // 512), max(1, width // 512)
+    down, across = rgb[:, ::fewer], rgb[::few].transpose(1, 0, 2)
+    top, bottom = _plain(down), _plain(down[::-1])
+    across = across[:, top // few : len(rgb[::few]) - bottom // few]
+    left, right = _plain(across), _plain(across[::-1])
+    down = down[:, left // fewer : down.shape[1] - right // fewer]
+    top, bottom = _pair(down, top, bottom)
+    left, right = _pair(across, left, right)
     return left / width, top / height, right / width, bottom / height
 
 
-def _bar(rows: NDArray[np.uint8]) -> int:
-    """(N, M, 3) -> how many of the first rows are a bar."""
+def _plain(rows: NDArray[np.uint8]) -> int:
+    """(N, M, 3) -> how many of the first rows are of the first one's colour; 0 where there is no end to them."""
     most = int(len(rows) * BORDER_MOST)
     colour = np.median(rows[0], axis=0).astype(np.int16)
     count = 0
     while count < most and _unlike(rows[count], colour).mean() < 0.01:
         count += 1
-    if count == 0 or count == most:
-        return 0
-    beyond = rows[count : count + max(3, round(len(rows) * BORDER_DEPTH))]
-    return count if _unlike(beyond, colour).any(axis=0).mean() >= BORDER_EDGE else 0
+    return 0 if count == most else count
+
+
+def _pair(rows: NDArray[np.uint8], first: int, last: int) -> tuple[int, int]:
+    """(N, M, 3), as wide as what lies between the other two bars -> rows of the bars at both ends; 0, 0 for none."""
+    colours = [np.median(row, axis=0).astype(np.int16) for row in (rows[0], rows[-1])]
+    if not first or not last or np.abs(colours[0] - colours[1]).max() > 2 * BORDER_SPREAD:
+        return 0, 0
+    found = []
+    for count, colour, inwards in ((first, colours[0], rows), (last, colours[1], rows[::-1])):
+        smeared = _unlike(inwards[count : count + BORDER_SMEAR], colour).mean(axis=1) >= 0.5
+        end = count + int(np.argmax(smeared))  # the first such row, or where the clean part ends
+        beyond = _unlike(inwards[end : end + max(3, round(len(rows) * BORDER_DEPTH))], colour)
+        if beyond.any(axis=0).mean() < BORDER_EDGE:
+            return 0, 0
+        found.append(end)
+    return found[0], found[1]
 
 
 def _unlike(pixels: NDArray[np.uint8], colour: NDArray[np.int16]) -> NDArray[np.bool_]:

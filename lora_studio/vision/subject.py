@@ -17,6 +17,8 @@ ROUNDS = 4
 RIM = 0.02
 """Share of the sides along the left, upper and right edge that shows the background in nearly every picture; a subject
 is mostly cut off by the lower one."""
+MARGIN = 0.1
+"""Of a box, around it: so much is looked at to learn its background."""
 UNLIKE = 18.0
 """Distance in Lab from all colours of the rim from which on a place may be the subject."""
 LEAST, MOST = 0.005, 0.98
@@ -40,19 +42,24 @@ def mask(
     if alpha is not None and 0.01 < float((alpha < 128).mean()) < 0.99:
         found = np.where(alpha >= 128, 255, 0).astype(np.uint8)
         return found if box is None else found & _filled((height, width), box)
-    scale = min(1.0, SIDE / max(height, width))
-    size = max(8, round(width * scale)), max(8, round(height * scale))
-    small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA)
-    seeds = _seeds(small, box, faces)
-    if {int(cv2.GC_PR_FGD), int(cv2.GC_FGD)} & set(np.unique(seeds).tolist()):
-        cv2.setRNGSeed(0)
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        cv2.grabCut(bgr, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK)
-    found = _main_parts(np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8))
-    if not LEAST <= float(found.mean()) <= MOST:
-        return _filled((height, width), box or (0, 0, 1, 1))
-    large = cv2.resize(found * np.uint8(255), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.where(large >= 128, 255, 0).astype(np.uint8)
+    whole = box or (0.0, 0.0, 1.0, 1.0)
+    part = _around(whole, (height, width))
+    top, left = part[0].start, part[1].start
+    part_height, part_width = part[0].stop - top, part[1].stop - left
+
+    def moved(one: Box) -> Box:
+        """A box of the picture as one of the part."""
+        return (
+            (one[0] * width - left) / part_width, (one[1] * height - top) / part_height,
+            (one[2] * width - left) / part_width, (one[3] * height - top) / part_height,
+        )  # fmt: skip
+
+    found = np.zeros((height, width), np.uint8)
+    found[part] = _cut_out(rgb[part], moved(box) if box else None, [moved(face) for face in faces])
+    found &= _filled((height, width), whole)
+    if not LEAST <= float((found[part] > 0).mean()) <= MOST:
+        return _filled((height, width), whole)
+    return found
 
 
 def box(mask: NDArray[np.uint8]) -> Box:
@@ -67,6 +74,31 @@ def box(mask: NDArray[np.uint8]) -> Box:
         float((columns[-1] + 1) / width),
         float((rows[-1] + 1) / height),
     )
+
+
+def _around(box: Box, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the box and a MARGIN around it, which shows its background."""
+    height, width = shape
+    left, top, right, bottom = box
+    across, down = MARGIN * (right - left), MARGIN * (bottom - top)
+    rows = slice(max(0, round((top - down) * height)), min(height, round((bottom + down) * height)))
+    return rows, slice(max(0, round((left - across) * width)), min(width, round((right + across) * width)))
+
+
+def _cut_out(rgb: NDArray[np.uint8], box: Box | None, faces: Sequence[Box]) -> NDArray[np.uint8]:
+    """rgb (H, W, 3) -> (H, W) 0 or 255; its subject lies within `box`, where that is given."""
+    height, width, _ = rgb.shape
+    scale = min(1.0, SIDE / max(height, width))
+    size = max(8, round(width * scale)), max(8, round(height * scale))
+    small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA)
+    seeds = _seeds(small, box, faces)
+    if {int(cv2.GC_PR_FGD), int(cv2.GC_FGD)} & set(np.unique(seeds).tolist()):
+        cv2.setRNGSeed(0)
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        cv2.grabCut(bgr, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK)
+    found = _main_parts(np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8))
+    large = cv2.resize(found * np.uint8(255), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.where(large >= 128, 255, 0).astype(np.uint8)
 
 
 def _seeds(rgb: NDArray[np.uint8], box: Box | None, faces: Sequence[Box]) -> NDArray[np.uint8]:

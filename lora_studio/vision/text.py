@@ -30,6 +30,8 @@ STROKE = 0.07, 0.4
 """Letters: width of a stroke over their height (from hairline to fat)."""
 LETTERS_LEVEL, LETTERS_ASLANT = 5, 7
 """Letters in a line, at least; aslant more, for chance makes more such lines."""
+CROWD = 1200
+"""Where more regions than this could be letters it is grass, gravel or noise: chance sets some of them in a line."""
 STRAIGHT = 0.1
 """Median distance of letters from the line they stand on, over their height. Measured: 0 to 0.12 for true lines, 0.15
 to 0.4 in gravel, grass and fur."""
@@ -71,6 +73,8 @@ def find(rgb: NDArray[np.uint8]) -> Lettering:
     boxes: list[Box] = []
     for tone in (gray, 255 - gray):
         points, strokes, colours = _regions(tone)
+        if len(points) > CROWD:
+            continue
         for angle in ANGLES:
             turn = _turn(angle)
             letters = _upright(points, strokes, colours, turn)
@@ -98,7 +102,8 @@ def _regions(gray: NDArray[np.uint8]) -> tuple[list[NDArray[np.float64]], list[f
         outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         if len(outlines) > 4:  # no letter has more than three holes
             continue
-        found[0].append(max(outlines, key=len)[:, 0].astype(np.float64) + (x - 1, y - 1))
+        outer = max(outlines, key=len)[:, 0]
+        found[0].append(outer + np.array([x - 1.0, y - 1.0]))
         found[1].append(2 * len(region) / sum(len(outline) for outline in outlines))  # a band's area over its length
         found[2].append(float(gray[region[:, 1], region[:, 0]].mean()))
     return found
@@ -174,20 +179,27 @@ def _line(
     boxes: NDArray[np.float64], strokes: NDArray[np.float64], colours: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
     """Boxes (n, 4) that stand beside each other -> those that are letters of one line; None where they make none."""
+    tallest, middles = np.argsort(-(boxes[:, 3] - boxes[:, 1]), kind="stable"), (boxes[:, 0] + boxes[:, 2]) / 2
+    kept: list[int] = []  # what lies within a letter counts no second time
+    for place in tallest:
+        if not any(boxes[other, 0] < middles[place] < boxes[other, 2] for other in kept):
+            kept.append(int(place))
+    boxes, strokes, colours = boxes[kept], strokes[kept], colours[kept]
     stroke, colour = np.median(strokes), np.median(colours)
     alike = (np.abs(strokes - stroke) <= ALIKE[0] * stroke) & (np.abs(colours - colour) <= ALIKE[1])
-    if alike.mean() < MOST:
+    if alike.mean() < MOST or alike.sum() < 3:
         return None
     boxes = boxes[alike]
-    boxes = boxes[np.argsort(-(boxes[:, 3] - boxes[:, 1]), kind="stable")]
-    middles, height = (boxes[:, 0] + boxes[:, 2]) / 2, np.median(boxes[:, 3] - boxes[:, 1])
-    kept: list[int] = []  # what lies within a letter counts no second time
-    for place, middle in enumerate(middles):
-        if not any(boxes[other, 0] < middle < boxes[other, 2] for other in kept):
-            kept.append(place)
-    boxes = boxes[kept]
-    if len(boxes) < 3:
-        return None
-    feet = np.polyfit(boxes[:, 0], boxes[:, 3], 1)
-    off = np.median(np.abs(boxes[:, 3] - np.polyval(feet, boxes[:, 0]))) / height
+    height = np.median(boxes[:, 3] - boxes[:, 1])
+    off = np.median(np.abs(_off_line(boxes[:, 0], boxes[:, 3]))) / height
     return boxes if off <= STRAIGHT else None
+
+
+def _off_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) distances in y from the line through most points (medians of slopes and heights, Theil and Sen), which the
+    letters that reach below it do not pull down."""
+    one, other = np.triu_indices(len(x), 1)
+    apart = x[one] != x[other]
+    slope = np.median((y[other] - y[one])[apart] / (x[other] - x[one])[apart]) if apart.any() else 0.0
+    rest = y - slope * x
+    return rest - np.median(rest)
