@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from lora_studio.core.project import Plan
-from lora_studio.judge import coverage, duplicates, grade, layout, symmetry
+from lora_studio.judge import coverage, duplicates, flags, grade, layout, symmetry
 from lora_studio.judge.common import Finding, plural
 from lora_studio.judge.coverage import Aspect
 from lora_studio.judge.duplicates import Group, Pairs
 from lora_studio.judge.facts import Flag, ImageFacts
+from lora_studio.judge.flags import PLAINLY_BLURRED
 from lora_studio.judge.grade import Gauge, Grade
 from lora_studio.judge.measures import Array, Measures, measure, perceptual_hash, sharpness
 
@@ -30,20 +31,10 @@ STARTER_ENOUGH = 20
 """So many teach the starter any kind: the sample projects have 24 good ones each, and their LoRAs learn from them
 (docs of the demo); 20 leaves room for a few that are rejected."""
 
-# In the sample projects, pictures blurred on purpose lie at 0.0002 to 0.0013 and the others at 0.077 to 0.61.
-PLAINLY_BLURRED = 0.002
-ENOUGH_FOR_BLUR = 5
-BLURRED_SHARE = 1 / 6
-BLURRED_DEVIATIONS = 3.5  # the usual cut for outliers by median and MAD (Iglewicz and Hoaglin, 1993)
-MAX_ENLARGEMENT = 1.25
-"""A picture enlarged more than this to reach the training size teaches softness. Chosen by eye."""
-SMALL_IN_SET = 1 / 3
-MAX_ASPECT = 3.0
-"""The usual buckets (256 to 1024 at 512) end near 4:1; beyond 3:1 only a sliver survives the crop."""
 ENOUGH_FOR_SPREAD = 8
 SAME_BACKGROUND = 36.0
 MANY_ALIKE = 0.6
-UNUSABLE = ("duplicate", "near_duplicate", "blurred", "too_small", "aspect")
+UNUSABLE = frozenset({"duplicate", "near_duplicate"}) | flags.BAD
 """Flags with which a picture that nobody chose to keep does not count as a good one."""
 
 
@@ -80,11 +71,11 @@ def audit(images: list[ImageFacts], plan: Plan, resolution: int = 0, pairs: Pair
     images = sorted(images, key=lambda image: image.id)
     low, high = TARGETS[plan.kind]
     groups = duplicates.groups(images, pairs)
-    flags = _flags(images, groups, plan.kind, resolution)
-    usable = [image for image in images if _is_good(image, flags)]
+    flagged = _flags(images, groups, plan.kind, resolution)
+    usable = [image for image in images if _is_good(image, flagged)]
     aspects = coverage.coverage(usable, plan)
     gauges = {"consistency": grade.consistency(usable, plan), "diversity": grade.diversity(usable, plan, aspects)}
-    about = {name: finding for name in ABOUT if (finding := _about(name, flags))}
+    about = {name: finding for name in ABOUT if (finding := _about(name, flagged))}
     wrong = coverage.against_plan(usable, plan)
     findings = [_count(len(usable), len(images), plan.kind, low, high), *about.values(), *wrong]
     findings += symmetry.findings(usable, plan, groups)
@@ -97,24 +88,25 @@ def audit(images: list[ImageFacts], plan: Plan, resolution: int = 0, pairs: Pair
         [finding for name, finding in about.items() if name in UNUSABLE], gauges, aspects, plan, wrong,
     )  # fmt: skip
     known = {name: gauge for name, gauge in gauges.items() if gauge is not None}
-    return Audit(findings, flags, groups, known, graded, aspects)
+    return Audit(findings, flagged, groups, known, graded, aspects)
 
 
 def _flags(images: list[ImageFacts], groups: list[Group], kind: str, resolution: int) -> dict[int, list[Flag]]:
     """By picture, the copies first."""
-    flags: dict[int, list[Flag]] = {}
+    flagged: dict[int, list[Flag]] = {}
     for group in groups:
         for member in group.members:
             name = "duplicate" if member.relation == "same file" else "near_duplicate"
-            flags.setdefault(member.id, []).append(Flag(name, member.text, group.best))
-    for found in (_blurred(images), _too_small(images, resolution), _long(images), _apart(images)):
-        for image, flag in found:
-            flags.setdefault(image, []).append(flag)
-    return flags
+            flagged.setdefault(member.id, []).append(Flag(name, member.text, group.best))
+    for image, found in flags.per_image(images, kind, resolution).items():
+        flagged.setdefault(image, []).extend(found)
+    for image, flag in _apart(images):
+        flagged.setdefault(image, []).append(flag)
+    return flagged
 
 
-def _is_good(image: ImageFacts, flags: dict[int, list[Flag]]) -> bool:
-    return image.decision == "keep" or not any(flag.name in UNUSABLE for flag in flags.get(image.id, []))
+def _is_good(image: ImageFacts, flagged: dict[int, list[Flag]]) -> bool:
+    return image.decision == "keep" or not any(flag.name in UNUSABLE for flag in flagged.get(image.id, []))
 
 
 def _next(missing: int, kind: str, aspects: Sequence[Aspect]) -> Finding:
@@ -140,53 +132,22 @@ def _apart(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
     return found
 
 
-def _blurred(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
-    """Against the set's own median, since a soft style is not blurred; plainly blurred ones where the set is small."""
-    if len(images) < ENOUGH_FOR_BLUR:
-        text = "blurred: there are no sharp edges in it"
-        return [(image.id, Flag("blurred", text)) for image in images if image.sharpness < PLAINLY_BLURRED]
-    values = np.log2([max(image.sharpness, 1e-9) for image in images])
-    median = float(np.median(values))
-    deviation = max(float(np.median(np.abs(values - median))) * 1.4826, 0.3)
-    cut = min(median - BLURRED_DEVIATIONS * deviation, median + float(np.log2(BLURRED_SHARE)))
-    found = []
-    for image, value in zip(images, values, strict=True):
-        if value < cut:
-            times = f"{min(999, round(2 ** (median - float(value))))} times"
-            found.append((image.id, Flag("blurred", f"blurred: edges are {times} softer than in the other pictures")))
-    return found
-
-
-def _too_small(images: list[ImageFacts], resolution: int) -> list[tuple[int, Flag]]:
-    if resolution:
-        least = resolution / MAX_ENLARGEMENT
-        why = f"would be enlarged to train at {resolution}"
-    else:
-        least = float(np.median([image.side for image in images])) * SMALL_IN_SET if len(images) >= 5 else 0
-        why = "much smaller than the other pictures"
-    return [
-        (image.id, Flag("too_small", f"too small ({image.width} x {image.height}): {why}"))
-        for image in images
-        if image.side < least
-    ]
-
-
-def _long(images: list[ImageFacts]) -> list[tuple[int, Flag]]:
-    found = []
-    for image in images:
-        aspect = max(image.width, image.height) / min(image.width, image.height)
-        if aspect > MAX_ASPECT:
-            shape = "wide" if image.width > image.height else "tall"
-            found.append((image.id, Flag("aspect", f"very {shape} ({aspect:.1f} to 1): crop it to the subject")))
-    return found
-
-
 ABOUT: dict[str, tuple[str, str]] = {
     "duplicate": ("the same file as another", "Reject the copies: a doubled picture counts double in training."),
     "near_duplicate": ("nearly the same as another", "Keep the best of each group, so that none is learned by heart."),
     "blurred": ("blurred", "Reject it, or find a sharper version: blur is learned like any other trait."),
     "too_small": ("too small", "Find a larger version; enlarging teaches soft edges."),
     "aspect": ("very wide or tall", "Crop to the subject."),
+    "dark": ("too dark", "Reject it, or brighten it before you bring it in."),
+    "bright": ("too bright", "Reject it, or find a version that is not washed out."),
+    "flat": ("faint", "Raise the contrast, or reject it if the others are not so."),
+    "blocky": ("spoilt by JPEG", "Find a better version: the blocks are learned like any other texture."),
+    "borders": ("framed by bars of one colour", "Crop the bars off, or they will be drawn along."),
+    "lettering": ("marked with lettering", "Crop or mask it, or a watermark will be drawn along."),
+    "no_face": ("without a face that could be found", "Look whether it shows the character well enough."),
+    "many_faces": ("with several faces", "Crop to the character, or mask the others."),
+    "small_face": ("with a small face", "Crop to the face, so that it can be learned."),
+    "low_aesthetic": ("rated low", "A guess at taste only: look yourself."),
     "outlier": ("unlike the others", "Look at each: is it the same subject, in the same way of drawing?"),
 }
 NEXT = {
@@ -196,9 +157,9 @@ NEXT = {
 }
 
 
-def _about(name: str, flags: dict[int, list[Flag]]) -> Finding | None:
+def _about(name: str, flagged: dict[int, list[Flag]]) -> Finding | None:
     what, remedy = ABOUT[name]
-    ids = tuple(image for image, found in flags.items() if any(flag.name == name for flag in found))
+    ids = tuple(image for image, found in flagged.items() if any(flag.name == name for flag in found))
     if not ids:
         return None
     verb = "is" if len(ids) == 1 else "are"

@@ -79,7 +79,7 @@ def candidates(images: list[ImageFacts]) -> list[tuple[int, int]]:
 
 def groups(images: list[ImageFacts], pairs: Pairs | None = None) -> list[Group]:
     """The copies among the pictures, each group with its best; in the order of the best ones' ids."""
-    links = _links(images, pairs or {})
+    links = _with_one_whole(_links(images, pairs or {}), images)
     near: dict[int, dict[int, str]] = {}
     for (first, second), relation in links.items():
         near.setdefault(first, {})[second] = relation
@@ -112,6 +112,20 @@ def _links(images: list[ImageFacts], pairs: Pairs) -> dict[tuple[int, int], str]
         if shas not in pairs and shas[::-1] not in pairs:
             found[first, second] = relation
     return found
+
+
+def _with_one_whole(links: dict[tuple[int, int], str], images: list[ImageFacts]) -> dict[tuple[int, int], str]:
+    """The links without those of a part to a second whole: what tells two pictures apart may lie outside of the part,
+    and then it must not make them one group. The whole that is most like it, by embedding, is kept."""
+    wholes: dict[int, list[tuple[float, int, tuple[int, int]]]] = {}
+    for pair, relation in links.items():
+        if relation in REVERSED:
+            whole, part = pair if relation == "cropped" else pair[::-1]
+            vectors = images[whole].embedding, images[part].embedding
+            alike = float(vectors[0] @ vectors[1]) if vectors[0] is not None and vectors[1] is not None else 0.0
+            wholes.setdefault(part, []).append((-round(alike, 4), images[whole].id, pair))
+    extra = {pair for found in wholes.values() for _, _, pair in sorted(found)[1:]}
+    return {pair: relation for pair, relation in links.items() if pair not in extra}
 
 
 def _unseen(images: list[ImageFacts]) -> Iterator[tuple[int, int, str]]:

@@ -170,3 +170,10 @@ def test_of_mirrored_copies_the_way_most_are_turned_is_kept():
     pairs = {(sha[0], sha[1]): "mirrored", (sha[0], sha[2]): "mirrored", (sha[1], sha[2]): "same"}
     (group,) = duplicates.groups(known, pairs)
     assert group.best == 2 and {one.id: one.relation for one in group.members} == {1: "mirrored", 3: "same picture"}
+
+
+def test_a_part_of_two_pictures_does_not_make_them_one():
+    shirt, other_shirt, face = made_up(3)
+    pairs = {(shirt.sha256, face.sha256): "cropped", (face.sha256, other_shirt.sha256): "whole"}
+    (group,) = duplicates.groups([shirt, other_shirt, face], pairs)
+    assert group.best == shirt.id and [one.id for one in group.members] == [face.id]
