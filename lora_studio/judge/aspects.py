@@ -4,6 +4,7 @@ A word stands for itself; `* shirt` for every tag that ends so, each counted as 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 
@@ -26,6 +27,25 @@ class Subject:
     """The way out."""
     words: tuple[str, ...] = ()
     """By which the plan's words mean this aspect."""
+
+    def named_by(self, tag: str) -> list[tuple[int, str]]:
+        """Which values a tag shows, each with its place among them."""
+        found = self._by_word.get(tag, [])
+        if not found and tag.endswith(self._endings):
+            return [(list(self.values).index("*"), "*")]
+        return found
+
+    @cached_property
+    def _by_word(self) -> dict[str, list[tuple[int, str]]]:
+        found: dict[str, list[tuple[int, str]]] = {}
+        for place, (name, words) in enumerate(self.values.items()):
+            for word in words:
+                found.setdefault(word, []).append((place, name))
+        return found
+
+    @cached_property
+    def _endings(self) -> tuple[str, ...]:
+        return tuple(word[1:] for word in self.values.get("*", ()) if word.startswith("*"))
 
 
 Kind = Literal["character", "style", "concept"]

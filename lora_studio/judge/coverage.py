@@ -159,14 +159,8 @@ def _values(subject: Subject, image: ImageFacts) -> list[str]:
 
 
 def _match(subject: Subject, tags: list[str]) -> list[str]:
-    found = []
-    for name, words in subject.values.items():
-        if name != "*":
-            found += [name] if any(tag in words for tag in tags) else []
-            continue
-        ends = tuple(word[1:] for word in words if word.startswith("*"))
-        found += [tag for tag in tags if tag in words or (ends and tag.endswith(ends))]
-    return list(dict.fromkeys(found))
+    named = [(place, name if name != "*" else tag) for tag in tags for place, name in subject.named_by(tag)]
+    return list(dict.fromkeys(name for _, name in sorted(named, key=lambda one: one[0])))
 
 
 def _by_face(image: ImageFacts) -> str:

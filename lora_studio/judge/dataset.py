@@ -74,7 +74,12 @@ def audit(images: list[ImageFacts], plan: Plan, resolution: int = 0, pairs: Pair
     flagged = _flags(images, groups, plan.kind, resolution)
     usable = [image for image in images if _is_good(image, flagged)]
     aspects = coverage.coverage(usable, plan)
-    gauges = {"consistency": grade.consistency(usable, plan), "diversity": grade.diversity(usable, plan, aspects)}
+    vectors = [image.embedding for image in usable if image.embedding is not None]
+    apart = layout.outliers(np.stack(vectors)) if vectors else None
+    gauges = {
+        "consistency": grade.consistency(usable, plan, apart),
+        "diversity": grade.diversity(usable, plan, aspects, apart),
+    }
     about = {name: finding for name in ABOUT if (finding := _about(name, flagged))}
     wrong = coverage.against_plan(usable, plan)
     findings = [_count(len(usable), len(images), plan.kind, low, high), *about.values(), *wrong]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lora_studio.core.project import Plan
 from lora_studio.judge import layout
@@ -15,6 +16,8 @@ from lora_studio.judge.aspects import COLOURS, SUBJECTS
 from lora_studio.judge.common import Finding, plural
 from lora_studio.judge.coverage import BELIEVED, Aspect
 from lora_studio.judge.facts import ImageFacts
+
+Apart = tuple[NDArray[np.bool_], NDArray[np.float64], float]
 
 # How near the embeddings of a set lie to each other (length of their mean, 1 when all are equal): from where on it
 # counts for nothing, and for full. Measured with the starter's tagger on its generator's subjects: one character 0.78
@@ -74,19 +77,19 @@ class Grade:
     next: tuple[Finding, ...]
 
 
-def consistency(images: list[ImageFacts], plan: Plan) -> Gauge | None:
-    """How much it is one thing; None when nothing is known that could tell."""
+def consistency(images: list[ImageFacts], plan: Plan, apart: Apart | None) -> Gauge | None:
+    """How much it is one thing; None when nothing is known that could tell. `apart` is `layout.outliers` of those
+    pictures that have an embedding."""
     if len(images) < ENOUGH:
         return None
     parts, why, against = [], [], set()
     known = [image for image in images if image.embedding is not None]
-    if len(known) >= ENOUGH:
+    if apart and len(known) >= ENOUGH:
         low, high = NEARNESS[plan.kind]
         stack = np.stack([image.embedding for image in known if image.embedding is not None])
         near = float(np.linalg.norm(stack.mean(axis=0)))
-        apart = {image.id for image, far in zip(known, layout.outliers(stack)[0], strict=True) if far}
-        against |= apart
-        strangers = len(apart)
+        against |= {image.id for image, far in zip(known, apart[0], strict=True) if far}
+        strangers = len(against)
         parts += [_scaled(near, low, high), max(0.0, 1 - STRANGERS * strangers / len(known))]
         why.append(f"the pictures lie {near:.2f} of 1 together in the auto-tagger's eyes")
         why.append(f"{plural(strangers, 'picture')} {'stands' if strangers == 1 else 'stand'} apart")
@@ -109,8 +112,8 @@ def consistency(images: list[ImageFacts], plan: Plan) -> Gauge | None:
     return Gauge(value, text, _sentence(why), tuple(sorted(against)))
 
 
-def diversity(images: list[ImageFacts], plan: Plan, aspects: Sequence[Aspect]) -> Gauge | None:
-    """How much of what should vary does; None for fewer than 4 pictures."""
+def diversity(images: list[ImageFacts], plan: Plan, aspects: Sequence[Aspect], apart: Apart | None) -> Gauge | None:
+    """How much of what should vary does; None for fewer than 4 pictures. `apart` as for `consistency`."""
     if len(images) < ENOUGH:
         return None
     parts, weights, why = [], [], []
@@ -120,12 +123,11 @@ def diversity(images: list[ImageFacts], plan: Plan, aspects: Sequence[Aspect]) -
         weights.append(WEIGHTS[0])
         poor = [aspect.name for aspect, full in judged if full < 0.5]
         why.append(f"{', '.join(poor)} hardly varied" if poor else "all known aspects vary")
-    vectors = [image.embedding for image in images if image.embedding is not None]
-    if len(vectors) >= layout.ENOUGH_FOR_OUTLIERS:
-        apart = float(np.median(layout.outliers(np.stack(vectors))[1]))
-        parts.append(_scaled(apart, 0.1, SPREAD_APART))
+    if apart and len(apart[1]) >= layout.ENOUGH_FOR_OUTLIERS:
+        usual = float(np.median(apart[1]))
+        parts.append(_scaled(usual, 0.1, SPREAD_APART))
         weights.append(WEIGHTS[1])
-        why.append(f"a picture is {apart:.2f} away from those most like it")
+        why.append(f"a picture is {usual:.2f} away from those most like it")
     levels = _colour_spread(images)
     parts.append(_scaled(levels, 5, SPREAD_COLOURS))
     weights.append(WEIGHTS[2])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -295,9 +296,8 @@ def hash_bits(low: Array) -> int:
 
 def colour_signature(pixels: NDArray[Any]) -> bytes:
     """pixels (H, W, 3) 0..255 -> mean colours of an 8 x 8 grid as 192 bytes (row by row, RGB)."""
-    height, width, _ = pixels.shape
-    rows = (_coverage(height, SIGNATURE_SIDE) @ pixels.reshape(height, -1)).reshape(SIGNATURE_SIDE, width, 3)
-    grid = np.einsum("kw,hwc->hkc", _coverage(width, SIGNATURE_SIDE), rows)
+    rows = _area_rows(pixels, SIGNATURE_SIDE)
+    grid = _area_rows(rows.transpose(1, 0, 2), SIGNATURE_SIDE).transpose(1, 0, 2)
     return np.round(grid).clip(0, 255).astype(np.uint8).tobytes()
 
 
@@ -306,23 +306,19 @@ def area_resize(gray: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return _area_rows(_area_rows(gray, height).T, width).T
 
 
-def _area_rows(gray: NDArray[Any], new: int) -> NDArray[Any]:
-    """(N, M) -> (new, M). A few rows at a time, for each new one needs only few of the old."""
-    old = len(gray)
-    parts = []
-    for start in range(0, new, 64):
-        stop = min(new, start + 64)
-        first, last = start * old // new, -(-stop * old // new)
-        parts.append(_coverage(old, new, slice(start, stop), slice(first, last)).astype(gray.dtype) @ gray[first:last])
-    return np.concatenate(parts)
-
-
-def _coverage(old: int, new: int, rows: slice = slice(None), columns: slice = slice(None)) -> Array:
-    """(new, old) weights, or a part of them: the share of each old pixel in each new one; rows sum to 1."""
+def _area_rows(pixels: NDArray[Any], new: int) -> NDArray[Any]:
+    """(N, ...) -> (new, ...), bytes in double precision. Rows are added up without a matrix product: that would start
+    threads of its own in each thread of an import, and they wait for each other for longer than all of this takes."""
+    old = len(pixels)
     edges = np.linspace(0, old, new + 1)
-    left, right = edges[:-1][rows, None], edges[1:][rows, None]
-    pixel = np.arange(old)[None, columns]
-    return np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0, None) * (new / old)
+    whole = np.minimum(np.floor(edges).astype(int), old - 1)
+    precision = pixels.dtype if pixels.dtype.kind == "f" else np.dtype(np.float64)
+    beyond = (edges - whole).astype(precision)
+    total = np.empty((new, *pixels.shape[1:]), precision)
+    for row, (first, last) in enumerate(pairwise(whole)):
+        total[row] = pixels[first:last].sum(axis=0, dtype=precision if precision == pixels.dtype else np.uint32)
+        total[row] += beyond[row + 1] * pixels[last] - beyond[row] * pixels[first]
+    return total * precision.type(new / old)
 
 
 def _cosines(size: int) -> Array:

@@ -7,7 +7,6 @@ goes on from there. Heavy packages are imported here and only inside of the job.
 
 import json
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ CHUNK, CHUNK_PIXELS = 16, 48_000_000
 """So many pictures are held decoded at once, fewer when they are large: 48 million pixels are 144 MB."""
 PAIRS = 200
 """Comparisons between two looks at the clock of stop and progress."""
-_one_at_a_time = threading.Lock()  # OpenCV's cascades bear one thread each
 KEPT_SCORE = 0.05
 """Tags below are not kept: the judge asks for the likely ones only."""
 
@@ -156,9 +154,7 @@ def _see(project: Project, image: Image, kinds: Kinds) -> _Seen:
     if "measures" in kinds:
         found[kinds["measures"]] = measures.measure(rgb).to_bytes()
     if "faces" in kinds:
-        with _one_at_a_time:
-            found_faces = faces.find(rgb)
-        found[kinds["faces"]] = json.dumps(found_faces).encode()
+        found[kinds["faces"]] = json.dumps(faces.find(rgb)).encode()
     if "lettering" in kinds:
         found[kinds["lettering"]] = json.dumps(text.find(rgb).share).encode()
     return _Seen(image, kinds, found, picture if "embedding" in kinds or "scores" in kinds else None)

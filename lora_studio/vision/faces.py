@@ -6,7 +6,7 @@ the 200 cut-outs in scikit-image's part of LFW 95 of 100 faces and none of the o
 found (`benchmarks/results/detection.md`): where few pictures of a set have a face, say nothing about the others.
 """
 
-from functools import cache
+import threading
 from pathlib import Path
 
 import cv2
@@ -58,10 +58,15 @@ def _search(name: str, gray: NDArray[np.uint8], share: float, weight: float) -> 
     ]
 
 
-@cache
+_of_thread = threading.local()  # a cascade bears one thread at a time
+
+
 def _cascade(name: str) -> cv2.CascadeClassifier:
-    found = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
-    assert not found.empty(), f"OpenCV lacks its cascade {name}"
+    found = getattr(_of_thread, name, None)
+    if found is None:
+        found = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
+        assert not found.empty(), f"OpenCV lacks its cascade {name}"
+        setattr(_of_thread, name, found)
     return found
 
 
