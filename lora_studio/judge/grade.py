@@ -43,7 +43,7 @@ FAULTS = 2.5
 PARTS = {"count": 0.26, "clean": 0.2, "consistency": 0.33, "diversity": 0.21}
 """Exponents of a product, so that no part can be made up for by the others: a thousand clean pictures of strangers are
 no set. Chosen so that the sample projects without their planted faults get 95 to 100 points (with them 84 to 92), a set
-with a third of another character a C, one of strangers only an F (docs/curation.md has the table)."""
+with a third of another character a C, one of strangers only an F (docs/judgement.md has the table)."""
 LETTERS = (("A", 88), ("B", 76), ("C", 62), ("D", 50), ("E", 30), ("F", 0))
 WORDS = {
     "A": "An excellent set.",

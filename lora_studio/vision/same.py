@@ -20,7 +20,7 @@ SIDE = 160
 """Longer side at which pixels are compared: a mouth is still some pixels high, traces of compression are not."""
 COARSE_SIDE = 48
 LEAST_SHARE = 0.45
-"""The smallest part of a picture's area that is looked for in it; the figures of docs/curation.md are for 0.5."""
+"""The smallest part of a picture's area that is looked for in it; the figures of docs/judgement.md are for 0.5."""
 STEP = 0.96
 """Sizes tried for a part: each this much shorter than the last; half a step off is mended by the fine alignment."""
 COARSE = 0.75
