@@ -239,13 +239,13 @@ def faces(project: Project, image: Image) -> tuple[Box, ...] | None:
 
 
 def pairs(project: Project, contents: Iterable[str]) -> dict[tuple[str, str], str]:
-    """By two contents, what the second is to the first, for those that were compared and are copies."""
+    """By two contents that were compared, what the second is to the first; empty where they are different pictures."""
     contents = set(contents)
     found = {}
     for one, data in Looks(project.folder).get(RELATIONS, contents).items():
         for other, relation in json.loads(data).items():
-            if relation and other in contents:
-                found[one, other] = relation
+            if other in contents:
+                found[one, other] = relation or ""
     return found
 
 
