@@ -27,9 +27,10 @@ Apart = tuple[NDArray[np.bool_], NDArray[np.float64], float]
 NEARNESS = {"character": (0.35, 0.75), "style": (0.3, 0.58), "concept": (0.2, 0.45)}
 SPREAD_APART = 0.45
 """Median distance of an embedding to its 5 nearest, from which on it counts as full variety: one character in other
-clothes before other backgrounds lies at 0.47 to 0.59, one pose drawn again and again at 0.06 to 0.2."""
+clothes before other backgrounds lies at 0.47 to 0.59, one picture slightly moved again and again at 0.09 to 0.14."""
 SPREAD_COLOURS = 40.0
-"""The same for the mean difference of the colour grids in levels; sample projects 45 to 70, one pose 3 to 10."""
+"""The same for the mean difference of the colour grids in levels: characters 26 to 36, styles and concepts 50 to 59,
+one pose 3 to 8."""
 ENOUGH = 4
 WEIGHTS = (3.0, 3.0, 1.0)
 """Of aspects, embeddings and colours in the diversity."""
@@ -41,8 +42,8 @@ FAULTS = 2.5
 """So many times its share a fault weighs: with a third of strangers, or two fifths that should go, nothing is left."""
 PARTS = {"count": 0.26, "clean": 0.2, "consistency": 0.33, "diversity": 0.21}
 """Exponents of a product, so that no part can be made up for by the others: a thousand clean pictures of strangers are
-no set. Chosen so that the sample projects without their planted faults get an A and with them a B, a set with a third
-of another character a C, one of strangers only an E."""
+no set. Chosen so that the sample projects without their planted faults get 95 to 100 points (with them 84 to 92), a set
+with a third of another character a C, one of strangers only an F (docs/curation.md has the table)."""
 LETTERS = (("A", 88), ("B", 76), ("C", 62), ("D", 50), ("E", 30), ("F", 0))
 WORDS = {
     "A": "An excellent set.",
