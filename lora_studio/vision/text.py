@@ -28,7 +28,7 @@ FILL = 0.15, 0.9
 """Letters: share of their box that is ink."""
 STROKE = 0.07, 0.4
 """Letters: width of a stroke over their height (from hairline to fat)."""
-LETTERS_LEVEL, LETTERS_ASLANT = 5, 7
+LETTERS_LEVEL, LETTERS_ASLANT = 6, 8
 """Letters in a line, at least; aslant more, for chance makes more such lines."""
 CROWD = 1200
 """Where more regions than this could be letters it is grass, gravel or noise: chance sets some of them in a line."""
