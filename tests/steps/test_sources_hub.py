@@ -169,8 +169,8 @@ def test_without_the_reader_of_parquet_the_extra_is_named(monkeypatch):
 
 
 def table(rows, groups=4):
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as parquet
+    import pyarrow
+    from pyarrow import parquet
 
     file = io.BytesIO()
     parquet.write_table(
