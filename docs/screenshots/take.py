@@ -50,8 +50,10 @@ def walk(page: Any) -> None:
     page.locator("#ls-step-curation").click()
     page.locator("#ls-accept-all").wait_for()
     page.locator(".ls-cell", has_text="_thumb").or_(page.locator(".ls-cell", has_text="small")).first.click()
+    page.wait_for_timeout(4000)
+    page.get_by_text("Looking at").first.wait_for(state="hidden", timeout=LONG)
     page.wait_for_timeout(6000)
-    both(page, "curation")
+    whole(page)
     page.locator("#ls-accept-all").click()
     page.locator("#ls-step-tagging").click()
     page.locator("#ls-auto-tag:enabled").click()
@@ -70,6 +72,26 @@ def walk(page: Any) -> None:
     page.locator(".ls-scores").wait_for(timeout=LONG)
     page.locator("#ls-export-go").click()
     page.locator(".ls-download").wait_for()
+
+
+def whole(page: Any) -> None:
+    """Curation's views, and its editor."""
+    for view in ("pictures", "set", "copies", "map"):
+        page.locator(f"#ls-view-{view}").click()
+        page.wait_for_timeout(1500)
+        both(page, "curation" if view == "pictures" else view)
+    page.locator("#ls-view-pictures").click()
+    page.keyboard.press("e")
+    page.keyboard.press("2")
+    page.get_by_role("button", name="Find the subject").click()
+    page.wait_for_timeout(8000)
+    shoot(page, "mask-dark")
+    page.get_by_role("button", name="Cancel").click()
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    for step in ("gathering", "curation"):
+        page.locator(f"#ls-step-{step}").click()
+        both(page, f"{step}-1920")
+    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def shoot(page: Any, name: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lora_studio.core import paths
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import ENDED, Job
 from lora_studio.core.project import PROVENANCE, Project
@@ -235,9 +236,12 @@ def _called(config: SourceConfig, dropped: bool) -> str:
     if dropped:
         return "videos from your computer" if config.kind == "video" else "files from your computer"
     several = f"{len(config.urls)} addresses" if len(config.urls) != 1 else config.urls[0]
+    if any(Path(path).is_relative_to(paths.assets()) for path in config.paths):
+        return "the sample's pictures"
+    names = ", ".join(Path(path).name for path in config.paths)  # the folders above it are nobody else's business
     return {
-        "paths": ", ".join(config.paths),
-        "video": ", ".join(config.paths),
+        "paths": names,
+        "video": names,
         "urls": several,
         "booru": f"{config.tags} at {config.server or config.site}",
         "project": f"the project {config.project}",
