@@ -52,10 +52,12 @@ def test_a_trigger_is_judged(word, level, monkeypatch):
 
 
 def test_the_plan_is_read_from_its_form():
-    plan = Plan(name="Zorbi", trigger="zorbi", licence="CC0")
+    plan = Plan(name="Zorbi", trigger="zorbi", title="A line")
+    files = (" Ann ", "CC0", "", "")
     answers = ("green hair, star eyes", "smile\nfrown", "", "zorbi, smile\n\nzorbi, frown", "a cat")
-    read = conception._plan(plan, ("Zorbi 2", " zorbi ", "style", "", "A sentence.", *answers))
-    assert read.kind == "style" and read.base == "starter" and read.licence == "CC0"
+    read = conception._plan(plan, ("Zorbi 2", " zorbi ", "style", "", "A sentence.", *answers, *files))
+    assert read.kind == "style" and read.base == "starter" and read.title == "A line"
+    assert (read.author, read.licence, read.credit, read.tagger) == ("Ann", "CC0", "", "starter")
     assert read.defining == ("green hair", "star eyes") and read.varies == ("smile", "frown")
     assert read.test_prompts == ("zorbi, smile", "zorbi, frown") and read.bleed_prompts == ("a cat",)
 

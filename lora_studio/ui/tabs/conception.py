@@ -11,7 +11,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.project import KINDS, Plan
 from lora_studio.core.settings import SettingInfo, describe
 from lora_studio.engine.config import TrainConfig
-from lora_studio.steps import conception, training
+from lora_studio.steps import conception, looking, training
 from lora_studio.ui import form
 from lora_studio.ui.components.part import heading, part, sentence
 from lora_studio.ui.components.say import message, told
@@ -20,6 +20,13 @@ from lora_studio.ui.studio import Studio
 
 LISTS = ("defining", "varies", "avoid", "test_prompts", "bleed_prompts")
 """The answers of the plan, in the order of their fields on the page."""
+FILES = {
+    "author": ("Author", "Who makes the LoRA. Stands in its files; empty says nothing."),
+    "licence": ("Licence of the pictures", "For instance CC BY 4.0; single pictures can have their own, in Gathering."),
+    "credit": ("Thanks to", "Whom to thank for the pictures. Goes with an exported LoRA."),
+    "tagger": ("Auto-tagger", "starter, or a folder with an open_clip model and a tag head. It looks at the pictures."),
+}
+"""What else the plan says, with title and explanation."""
 SHOWN = (
     "adapter.rank",
     "adapter.alpha",
@@ -177,7 +184,14 @@ def _plan_form(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTM
         )
         answers = [gr.Textbox(label=field, lines=2, max_length=5000, elem_id=f"ls-plan-{field}") for field in LISTS]
 
-    fields = [name, trigger, kind, base, description, *answers]
+    with gr.Column(elem_classes="ls-card"):
+        heading("Names and helpers")
+        files = [
+            gr.Textbox(label=title, info=info, max_length=1000, elem_id=f"ls-plan-{field}")
+            for field, (title, info) in FILES.items()
+        ]
+
+    fields = [name, trigger, kind, base, description, *answers, *files]
 
     def on_navigate(event: gr.EventData) -> Any:
         where = event._data or {}
@@ -191,6 +205,7 @@ def _plan_form(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTM
             plan.base,
             plan.description,
             *_questions(plan),
+            *(getattr(plan, field) for field in FILES),
             _note(plan.trigger),
             gr.skip(),
         ]
@@ -201,6 +216,8 @@ def _plan_form(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTM
         plan = _plan(before, values)
         if plan.base != before.base:
             conception.base_info(plan.base)
+        if plan.tagger != before.tagger and (missing := looking.no_tagger(plan)):
+            raise UserError(missing)
         if plan != before:
             opened.save_plan(plan)
         return _note(plan.trigger), message("Saved" if plan != before else "")
@@ -212,7 +229,7 @@ def _plan_form(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTM
         api_visibility="private",
         show_progress="hidden",
     )
-    for event in (kind.input, *(field.blur for field in (name, trigger, base, description, *answers))):
+    for event in (kind.input, *(field.blur for field in (name, trigger, base, description, *answers, *files))):
         event(told(on_save, 2), [current, *fields], [note, said], api_visibility="private", show_progress="hidden")
 
 
@@ -231,7 +248,8 @@ def _shown(field: str, answers: tuple[str, ...]) -> str:
 
 def _plan(before: Plan, values: tuple[Any, ...]) -> Plan:
     """The plan with what stands in the form. Raises SettingsError."""
-    name, trigger, kind, base, description, *answers = ((value or "") for value in values)
+    name, trigger, kind, base, description, *texts = ((value or "") for value in values)
+    answers, files = texts[: len(LISTS)], texts[len(LISTS) :]
     changes: dict[str, Any] = {
         "name": name.strip(),
         "trigger": trigger.strip(),
@@ -239,6 +257,8 @@ def _plan(before: Plan, values: tuple[Any, ...]) -> Plan:
         "base": base.strip() or "starter",
     }
     changes["description"] = description.strip()
+    changes |= {field: text.strip() for field, text in zip(FILES, files, strict=True)}
+    changes["tagger"] = changes["tagger"] or "starter"
     if kind not in KINDS:
         raise UserError(f"{kind} is no kind of LoRA.", f"Known: {', '.join(KINDS)}.")
     for field, text in zip(LISTS, answers, strict=True):
