@@ -320,7 +320,7 @@ def _peak() -> float:
 
 
 def main() -> None:
-    """Make the pictures, measure each part, write the table."""
+    """Make the pictures, measure each part, write the table of all or of that part."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("what", nargs="?", choices=ASKED, default="all")
     words.add_argument("--pictures", type=int, default=10_000)
@@ -345,7 +345,7 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.dataset", "--pictures", str(asked.pictures)]
             done = subprocess.run([*command, "--part", part, folder], cwd=ROOT, stdout=subprocess.PIPE, check=True)
             result["parts"][part] = json.loads(done.stdout.splitlines()[-1])
-    save("dataset", result, report(result))
+    save("dataset" if asked.what == "all" else f"dataset-{asked.what}", result, report(result))
 
 
 def report(result: Found) -> str:

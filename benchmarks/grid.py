@@ -28,7 +28,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks.common import ROOT, machine, markdown, save
 from lora_studio.core import images
 from lora_studio.core.jobs import ENDED, Jobs
-from lora_studio.core.project import Plan, Project
+from lora_studio.core.project import Arrival, Plan, Project
 from lora_studio.judge.measures import measure
 from lora_studio.steps import looking
 
@@ -58,6 +58,7 @@ def fill(root: Path, count: int) -> Project:
     """A project of `count` different pictures of 256 x 256; those that are there already are used again."""
     found = root / SLUG / "project.toml"
     project = Project.open(root, SLUG) if found.is_file() else Project.create(root, Plan(name=SLUG, trigger="many"))
+    arrivals: list[Arrival] = []
     for number in range(len(project.images()), count):
         dice = np.random.default_rng(number)
         small = dice.integers(0, 256, (4, 4, 3), np.uint8)
@@ -69,10 +70,10 @@ def fill(root: Path, count: int) -> Project:
         fields |= {"sharpness": found.sharpness, "phash": found.phash, "signature": found.signature}
         fields |= {"caption": f"many, picture {number}, on a plain ground"}
         thumb, digest = images.thumbnail(picture), hashlib.sha256(data).hexdigest()
-        for path, content in ((f"originals/{digest}.jpg", data), (f"thumbs/{digest}.webp", thumb)):
-            (project.folder / path).parent.mkdir(exist_ok=True)
-            (project.folder / path).write_bytes(content)  # the import waits for the disk after each; here it need not
-        project.add_image(data, digest, ".jpg", thumb, fields)
+        arrivals.append(Arrival(data, digest, ".jpg", thumb, project.plan.background, fields))
+        if len(arrivals) == 200 or number == count - 1:
+            project.add_images(arrivals)
+            arrivals.clear()
     return project
 
 
