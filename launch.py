@@ -7,7 +7,7 @@
     python launch.py --projects DIR      with another projects folder
     python launch.py --version           which version this is
     python launch.py --repair            check every installed file and put right what is broken
-    python launch.py test [ARGS]         install what the tests need and run them (ARGS go to pytest)
+    python launch.py test [ARGS]         install what the tests need, run them on all cores (ARGS go to pytest)
     python launch.py demo                all six steps on the three sample projects, without a browser
     python launch.py COMMAND ...         the command line: new, gather, curate, tag, train, test PROJECT, export ...
 
@@ -82,7 +82,7 @@ def main(words: list[str]) -> int:
         print("\nStopped. Run the same command again to go on where this one stopped.", file=sys.stderr)
         return 130
     if testing:
-        return hand_over(["-m", "pytest", *words[1:]], ROOT)
+        return hand_over(["-m", "pytest", "-n", "logical", "--dist", "loadfile", *words[1:]], ROOT)
     if repair and not words:
         return 0
     return hand_over(["-m", "lora_studio", *(words if has_command(words) else ["studio", *words])], None)

@@ -14,6 +14,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -27,6 +28,20 @@ CHROMIUM_PATHS = (
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that ran a part of the tests hands its tables over."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["findings"] = findings.TABLES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for title, rows in getattr(node, "workeroutput", {}).get("findings", {}).items():
+        for row, values in rows.items():
+            for column, value in values.items():
+                findings.found(title, row, column, value)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -460,4 +460,11 @@ def _lives(pid: int, started: float) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(_child(Path(sys.argv[1])))
+    code = _child(Path(sys.argv[1]))
+    if "RANK" in os.environ:
+        # Threads of torch's process groups that take the interpreter's lock while it ends abort the process, and
+        # torchrun would take that for a failure and begin all over. Everything is written: leave without that end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

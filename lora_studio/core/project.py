@@ -6,8 +6,8 @@ A project is a folder that can be zipped, moved and opened elsewhere. Originals 
 
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -418,8 +418,10 @@ class Project:
 
     def trash(self) -> Path:
         """Move the whole project to the trash of the projects folder; returns where it lies now."""
-        target = self.root / ".trash" / f"{self.slug}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        trash = self.root / ".trash"
+        trash.mkdir(parents=True, exist_ok=True)
+        target = Path(tempfile.mkdtemp(prefix=f"{self.slug}-{time.strftime('%Y%m%d-%H%M%S')}-", dir=trash))
+        target.rmdir()  # its name is ours, and the project takes its place
         shutil.move(self.folder, target)
         return target
 

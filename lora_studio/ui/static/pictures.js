@@ -43,7 +43,7 @@ export async function load(force = false) {
       pictures.revision = found.revision;
       pictures.loaded = true;
       tell();
-      await audit();
+      audit().catch((error) => { if (!(error instanceof Failure)) throw error; }); // not waited for: the pictures are here
     } finally { loading = null; }
   })();
   return loading;
@@ -51,13 +51,14 @@ export async function load(force = false) {
 
 /** The judge's flags, findings and suggestions; asked for after every load and some time after a decision. */
 export async function audit() {
-  const project = state.project;
+  const project = state.project, mine = ++audits;
   const found = await call("curation.audit", { project });
-  if (project !== pictures.project) return;
+  if (project !== pictures.project || mine !== audits) return; // of two at once the later one counts
   Object.assign(pictures, UNKNOWN, found, { audited: true });
   tell();
 }
 let later = 0;
+let audits = 0;
 let sending = Promise.resolve();
 const pending = new Map(); // id -> edits on their way: only the last one's answer counts
 
