@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lora_studio import __version__, cli_curate, cli_gather, cli_keys
+from lora_studio import __version__, cli_captions, cli_curate, cli_gather, cli_keys, cli_seen, cli_words
 from lora_studio.cli_common import Json, Named, Projects, Stopped, answer, open_project, root_of
 from lora_studio.core.errors import UserError
 from lora_studio.terminal import Bar, say, watch
@@ -160,6 +160,9 @@ def _fetch(base: str) -> None:
 app.command()(cli_gather.gather)
 app.command()(cli_keys.keys)
 app.command()(cli_curate.curate)
+app.add_typer(cli_captions.app, name="captions")
+app.add_typer(cli_words.app, name="words")
+app.add_typer(cli_seen.app, name="seen")
 
 
 @app.command()

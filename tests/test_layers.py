@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_studio"
-COMMANDS = {"cli_common", "cli_curate", "cli_gather", "cli_keys", "terminal", "steps", "engine", "judge", "core"}
+COMMANDS = {
+    "cli_captions",
+    "cli_common",
+    "cli_curate",
+    "cli_gather",
+    "cli_keys",
+    "cli_seen",
+    "cli_words",
+    "terminal",
+    "steps",
+    "engine",
+    "judge",
+    "core",
+}
 ALLOWED = {
     "core": {"core"},
     "judge": {"judge", "core"},
@@ -18,6 +31,7 @@ ALLOWED = {
     "steps": {"steps", "engine", "tagger", "vision", "judge", "core", "lora_studio"},  # its version is told to sites
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "cli": COMMANDS | {"cli", "demo", "ui", "tagger", "lora_studio"},
+    **{f"cli_{name}": COMMANDS for name in ("captions", "seen", "words")},
     "cli_common": {"cli_common", "core"},
     "cli_curate": COMMANDS,
     "cli_gather": COMMANDS,

@@ -55,6 +55,9 @@ MIGRATIONS = (
         UNIQUE (name, source)
     );
     """,
+    """
+    ALTER TABLE images ADD COLUMN prose TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 

@@ -28,11 +28,12 @@ Kind = Literal["character", "style", "concept"]
 KINDS: tuple[Kind, ...] = ("character", "style", "concept")
 PROVENANCE = ("source", "url", "author", "licence", "consent")
 """Where a picture is from, and by what right it is used. The import fills in what it knows; all can be edited."""
-EDITABLE = ("decision", "reason", "caption", "crop", "more_crops", "mask", "repeats", *PROVENANCE)
+EDITABLE = ("decision", "reason", "caption", "prose", "crop", "more_crops", "mask", "repeats", *PROVENANCE)
 MAX_PROVENANCE = 2000
 DECISIONS = ("new", "keep", "maybe", "reject")
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom as shares of width and height."""
+Captions = Literal["tags", "prose", "both"]
 JOB_WORDS = {"runs": "run", "tests": "test", "jobs": "job"}
 """The folders of a project that hold jobs, and what one of them is called."""
 
@@ -48,6 +49,9 @@ class Plan(Settings):
     """The word that calls the LoRA in a prompt. Best a word the base does not know."""
     base: str = "starter"
     """The model to train on: `starter`, a file or folder, or a hub name."""
+    captions: Captions = "tags"
+    """What the base reads: tags in order with commas, sentences that are never split at commas, or tags and then a
+    sentence."""
     tagger: str = Field("starter", min_length=1)
     """The auto-tagger that looks at the pictures: `starter`, or a folder with an open_clip model and a tag head."""
     title: str = ""
@@ -97,6 +101,7 @@ class Image:
     decision: str
     reason: str
     caption: str
+    """Tags in order, separated by commas."""
     crop: Box | None
     """What is trained on of it; None for the whole picture."""
     repeats: int
@@ -116,6 +121,8 @@ class Image:
     licence: str = ""
     consent: str = ""
     """Note on the consent of those shown, or of the author."""
+    prose: str = ""
+    """Description in sentences, beside the tags or in their place, as the plan's `captions` says."""
     origin: str = ""
     """JSON of what the site it is from said of it: `{"site", "post", "rating", "tags": {kind: [tag]}}`; or empty."""
 

@@ -8,8 +8,8 @@ from lora_studio.core.project import Image, Project
 from lora_studio.ui.studio import Studio
 
 COLUMNS = (
-    "id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "crop", "more_crops", "mask",
-    "repeats", "source",
+    "id", "v", "name", "width", "height", "size", "decision", "reason", "caption", "prose", "crop", "more_crops",
+    "mask", "repeats", "source",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def row(image: Image, background: str) -> list[Any]:
         image.decision,
         image.reason,
         image.caption,
+        image.prose,
         image.crop,
         image.more_crops,
         image.mask[:12],

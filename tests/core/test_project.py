@@ -131,6 +131,12 @@ def test_a_project_goes_to_the_trash_whole(project):
     assert not project.folder.exists() and (target / "project.db").exists() and Project.all(project.root) == []
 
 
+def test_two_projects_of_one_name_trashed_in_one_second_lie_side_by_side(project):
+    first = project.trash()
+    second = Project.create(project.root, Plan(name="Zorbi")).trash()
+    assert first != second and (first / "project.toml").exists() and (second / "project.toml").exists()
+
+
 def test_a_database_of_a_newer_program_is_refused(project):
     import sqlite3
 
@@ -168,7 +174,7 @@ def test_a_project_of_the_first_schema_is_brought_up_to_date(project):
         edit.set(image_id, crop=(0, 0, 0.5, 1))
     path = project.folder / "project.db"
     with closing(sqlite3.connect(path)) as connection:
-        for column in ("more_crops", "mask", "url", "author", "licence", "consent", "origin"):
+        for column in ("more_crops", "mask", "url", "author", "licence", "consent", "origin", "prose"):
             connection.execute(f"ALTER TABLE images DROP COLUMN {column}")
         connection.execute("DROP TABLE quarantine")
         connection.execute("PRAGMA user_version = 1")

@@ -1,0 +1,104 @@
+"""Changes of captions: seen as a diff before they happen, written as one transaction and one step of undo."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lora_studio.core import captions
+from lora_studio.core.errors import UserError
+from lora_studio.core.project import Image, Project
+
+Field = Literal["caption", "prose"]
+MAX_LENGTH = 20_000
+"""Letters that one caption keeps."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of one text of one picture."""
+
+    id: int
+    field: Field
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What an edit will do, before it is done."""
+
+    label: str
+    """Its name in the list of what can be undone."""
+    changes: tuple[Change, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all texts before and after: whoever has seen this diff applies exactly it, or is told."""
+        rows = [(one.id, one.field, one.before, one.after) for one in self.changes]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+    def page(self, most: int = 200) -> dict[str, Any]:
+        """`{"label", "count" of pictures, "changes": the first ones, "digest"}`."""
+        shown = [
+            {"id": one.id, "field": one.field, "before": one.before, "after": one.after} for one in self.changes[:most]
+        ]
+        count = len({one.id for one in self.changes})
+        return {"label": self.label, "count": count, "changes": shown, "digest": self.digest}
+
+
+class Conflict(UserError):
+    """Somebody else changed the text meanwhile; `now` is what stands there."""
+
+    def __init__(self, name: str, now: str) -> None:
+        super().__init__(
+            f"The caption of {name} was changed elsewhere meanwhile.", "Yours is kept in the field: compare and choose."
+        )
+        self.now = now
+
+
+def write(project: Project, diff: Diff, digest: str | None = None) -> list[int]:
+    """Do what the diff says, in one transaction; returns the ids of the changed pictures.
+
+    `digest` is that of the diff that was shown. Raises UserError and changes nothing when it is another one, or when
+    one of the texts is not what it was.
+    """
+    if digest is not None and digest != diff.digest:
+        raise UserError(
+            "The captions have changed since the preview, nothing was written.", "Look at the new preview and confirm."
+        )
+    with project.edit(diff.label[:80]) as edit:
+        now = {image.id: image for image in project.images()}
+        for one in diff.changes:
+            image = now.get(one.id)
+            if image is None or getattr(image, one.field) != one.before:
+                raise UserError(
+                    "The captions have changed since the preview, nothing was written.",
+                    "Look at the new preview and confirm.",
+                )
+            edit.set(one.id, **{one.field: one.after})
+    return sorted({one.id for one in diff.changes})
+
+
+def set_text(project: Project, image_id: int, text: str, before: str | None = None, field: Field = "caption") -> str:
+    """Replace one text of a picture; returns it tidied: tags without repeats, sentences without blanks at their ends.
+
+    `before` is what the writer saw. Raises Conflict when that is not what stands there any more.
+    """
+    image = project.image(image_id)
+    now = getattr(image, field)
+    if before is not None and now != before:
+        raise Conflict(image.name, now)
+    text = text[:MAX_LENGTH]
+    tidy = captions.join(captions.split(text)) if field == "caption" else text.strip()
+    with project.edit("Edit a caption") as edit:
+        edit.set(image_id, **{field: tidy})
+    return tidy
+
+
+def diff_of(label: str, images: Sequence[Image], after: Iterable[str], field: Field = "caption") -> Diff:
+    """The diff that gives each picture the text at its place in `after`."""
+    pairs = zip(images, after, strict=True)
+    changes = [Change(image.id, field, getattr(image, field), text) for image, text in pairs]
+    return Diff(label, tuple(one for one in changes if one.before != one.after))
