@@ -198,3 +198,23 @@ def test_only_what_can_be_seen_of_the_grid_is_drawn(page):
     page.keyboard.press("End")
     page.locator(".ls-cell[data-id='32'].current").wait_for()
     assert page.locator(".ls-cell[data-id='1']").count() == 0 and page.evaluate(drawn) < 32
+
+
+def test_undo_goes_to_its_picture_at_once_and_not_when_the_judge_has_answered(page, watch, project):
+    page.locator(".ls-cell[data-id='3']").click()
+    page.keyboard.press("k")
+    page.saved("Keep 1 picture")
+    page.locator(".ls-cell[data-id='9']").click()
+    held = []
+
+    def hold_the_judge(route):
+        if "curation.audit" in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/*", hold_the_judge)
+    page.keyboard.press("u")
+    page.wait_for_function("document.querySelector('#ls-curation .ls-cell.current').dataset.id === '3'")
+    assert decision(project, 3) == "new"
+    assert watch.faults == []

@@ -19,18 +19,6 @@ def project(projects, picture_folder) -> Project:
     return project
 
 
-@pytest.fixture
-def ask(projects, project):
-    """Call a function as the page does; its value, or the error as the page gets it."""
-    call = dispatcher(curation.functions(Studio(projects)))
-
-    def asked(name, **arguments):
-        answer = call({"name": f"curation.{name}", "arguments": {"project": project.slug, **arguments}})
-        return answer["value"] if "value" in answer else answer["error"]
-
-    return asked
-
-
 def decisions(project: Project) -> list[str]:
     return [image.decision for image in project.images()]
 

@@ -4,9 +4,6 @@ import pytest
 
 from lora_studio.core.project import Plan, Project
 from lora_studio.steps import gathering, training
-from lora_studio.ui.api import dispatcher
-from lora_studio.ui.studio import Studio
-from lora_studio.ui.tabs import curation
 from tests.conftest import draw_picture
 from tests.looked import look_at
 
@@ -22,18 +19,6 @@ def project(projects, picture_folder) -> Project:
     (folder / "wide.png").write_bytes(draw_picture(90, (160, 60)))
     gathering.gather(project, [folder])
     return project
-
-
-@pytest.fixture
-def ask(projects, project):
-    """Call a function as the page does; its value, or the error as the page gets it."""
-    call = dispatcher(curation.functions(Studio(projects)))
-
-    def asked(name, **arguments):
-        answer = call({"name": f"curation.{name}", "arguments": {"project": project.slug, **arguments}})
-        return answer["value"] if "value" in answer else answer["error"]
-
-    return asked
 
 
 def test_what_is_not_known_yet_is_counted_and_nothing_lies_on_the_map(ask, project):

@@ -8,9 +8,6 @@ from PIL import Image as Pil
 
 from lora_studio.core.project import Plan, Project
 from lora_studio.steps import gathering, training
-from lora_studio.ui.api import dispatcher
-from lora_studio.ui.studio import Studio
-from lora_studio.ui.tabs import curation
 from tests.conftest import draw_picture
 
 LEFT, RIGHT = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
@@ -25,18 +22,6 @@ def project(projects, tmp_path) -> Project:
         (folder / f"{number}.png").write_bytes(draw_picture(number, size))
     gathering.gather(project, [folder])
     return project
-
-
-@pytest.fixture
-def ask(projects, project):
-    """Call a function as the page does; its value, or the error as the page gets it."""
-    call = dispatcher(curation.functions(Studio(projects)))
-
-    def asked(name, **arguments):
-        answer = call({"name": f"curation.{name}", "arguments": {"project": project.slug, **arguments}})
-        return answer["value"] if "value" in answer else answer["error"]
-
-    return asked
 
 
 def png(picture: Pil.Image) -> str:
