@@ -54,13 +54,14 @@ HEAVY = {
     "open_clip",
     "timm",
     "torchvision",
+    "onnxruntime",
 }
 HOME = {
     "gradio": {"ui"},
-    "cv2": {"vision"},
+    "cv2": {"vision", "tagger"},  # the taggers' way of making pictures smaller
     "av": {"vision"},
     **{name: {"engine"} for name in ("diffusers", "transformers", "peft", "accelerate", "lycoris")},
-    **{name: {"tagger"} for name in ("open_clip", "timm")},
+    **{name: {"tagger"} for name in ("open_clip", "timm", "onnxruntime")},
     "torch": {"engine", "tagger", "torchvision_ops"},
 }
 
