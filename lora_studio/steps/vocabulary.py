@@ -73,9 +73,7 @@ def _read(path: str, changed: int) -> dict[str, str]:
         if path.endswith(".json"):
             return {entry["name"].casefold(): entry.get("category", tags.OTHER) for entry in json.loads(text)["tags"]}
         rows = csv.DictReader(text.splitlines())
-        return {
-            captions.spaced(row["name"]).casefold(): WD_CATEGORIES.get(row["category"], tags.OTHER) for row in rows
-        }
+        return {captions.spaced(row["name"]).casefold(): WD_CATEGORIES.get(row["category"], tags.OTHER) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
         return {}
 
