@@ -208,7 +208,7 @@ def _go_on(url: str, part: Path, start: int) -> None:
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
         with part.open("ab" if response.status_code == 206 else "wb") as out:
-            for block in response.iter_bytes(2**20):
+            for block in response.iter_bytes():  # as it comes: what is gathered first is lost when the line breaks
                 out.write(block)
 
 

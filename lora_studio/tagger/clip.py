@@ -9,6 +9,7 @@ from lora_studio import torchvision_ops  # noqa: F401  isort: skip
 import numpy as np
 import open_clip
 import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError
@@ -123,18 +124,18 @@ def fill(module: torch.nn.Module, path: Path) -> None:
 
 def _tokenizer(folder: Path, text_cfg: dict[str, Any]) -> Any:
     """The tokenizer of the text tower. Raises UserError when it is missing or belongs to another model."""
-    remedy, length = remedy_for(folder), text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    remedy, length = remedy_for(folder), text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH)
     path = folder / (TOKENIZER if text_cfg.get("hf_tokenizer_name") else MERGES)
     options = text_cfg.get("tokenizer_kwargs") or {}
     try:
         if path.name == TOKENIZER:
-            tokenizer = open_clip.HFTokenizer(
+            tokenizer = HFTokenizer(
                 str(folder), length, tokenizer_mode=text_cfg.get("tokenizer_mode"), local_files_only=True, **options
             )
             tokens = len(tokenizer.tokenizer)
         else:
             merges = {"bpe_path": str(path)} if path.is_file() else {}
-            tokenizer = open_clip.SimpleTokenizer(context_length=length, **merges, **options)
+            tokenizer = SimpleTokenizer(context_length=length, **merges, **options)
             tokens = max(tokenizer.encoder.values()) + 1
     except Exception as error:  # transformers raises many kinds for a damaged file
         raise UserError(f"{path} cannot be read ({error}).", remedy) from error
