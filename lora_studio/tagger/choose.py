@@ -1,7 +1,5 @@
 """From probabilities to tags. Pure functions on numbers; imports no torch."""
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -50,18 +48,12 @@ def choose(probabilities: ArrayLike, vocabulary: Vocabulary, config: TagConfig) 
 def levels(vocabulary: Vocabulary, config: TagConfig) -> NDArray[np.float64]:
     """(T,) the probability from which each tag is believed: `config.threshold`, for names of characters
     `config.character_threshold`, and each tag's own level where these are 0; of the ratings none has one."""
-    return _levels(vocabulary, config.threshold, config.character_threshold)
-
-
-@lru_cache(maxsize=8)
-def _levels(vocabulary: Vocabulary, threshold: float, character: float) -> NDArray[np.float64]:
-    found = vocabulary.levels
-    kinds = np.array([category.casefold() for category in vocabulary.categories])
-    if threshold:
-        found[kinds != CHARACTER] = threshold
-    if character:
-        found[kinds == CHARACTER] = character
-    found[kinds == RATING] = 0
+    found = vocabulary.levels.copy()
+    if config.threshold:
+        found[vocabulary.kinds != CHARACTER] = config.threshold
+    if config.character_threshold:
+        found[vocabulary.kinds == CHARACTER] = config.character_threshold
+    found[vocabulary.kinds == RATING] = 0
     return found
 
 
