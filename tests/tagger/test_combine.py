@@ -44,3 +44,8 @@ def test_at_most_so_many_in_all_the_surest_ones():
 )
 def test_kinds_come_in_the_order_of_the_vocabularies(kinds, first):
     assert names([ONE, OTHER], kinds)[0] == first
+
+
+def test_of_two_ratings_the_surer_one_is_left_and_comes_last():
+    found = [[("general", 0.6, "rating"), *ONE], [("sensitive", 0.8, "rating")]]
+    assert names(found, ("rating", "style")) == ["ink style", "smile", "hat", "sensitive"]
