@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,15 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
+    @cached_property
     def levels(self) -> NDArray[np.float64]:
         """(T,) probability from which each tag is believed."""
         return np.array(self.thresholds)
+
+    @cached_property
+    def kinds(self) -> NDArray[np.str_]:
+        """(T,) category of each tag in small letters."""
+        return np.array([category.casefold() for category in self.categories])
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
