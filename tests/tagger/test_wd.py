@@ -116,6 +116,11 @@ FAULTS = {
     "half the weights": (lambda folder: cut_off(folder / "model.safetensors"), "damaged"),
     "no json": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json cannot be read"),
     "another model": (lambda folder: _config(folder, architecture="resnet18", model_args={}), "does not fit"),
+    "a name that leads elsewhere": (
+        lambda folder: _config(folder, architecture="hf-hub:zorbi/tiny"),
+        "no model that timm",
+    ),
+    "a file beside": (lambda folder: _config(folder, model_args={"checkpoint_path": "evil.pth"}), "from elsewhere"),
     "no such model": (lambda folder: _config(folder, architecture="vit_of_nowhere"), "no model that timm"),
 }
 

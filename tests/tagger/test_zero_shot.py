@@ -229,3 +229,40 @@ def test_a_folder_that_is_wrong_is_refused_with_the_reason(fault, siglip, words,
     with pytest.raises(UserError, match=reason) as caught:
         load(str(folder), vocabulary=words)
     assert caught.value.remedy
+
+
+def test_nothing_in_a_models_folder_is_run(siglip, words, tmp_path):
+    folder = shutil.copytree(siglip, tmp_path / "copy")
+    mark = tmp_path / "it ran"
+    (folder / "evil.py").write_text(
+        f"open({str(mark)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast\n"
+        "class Evil(PreTrainedTokenizerFast): pass\n"
+    )
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    changes = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | changes))
+    config = json.loads((folder / models.CLIP_CONFIG).read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["trust_remote_code"] = True
+    (folder / models.CLIP_CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read"):
+        load(str(folder), vocabulary=words)
+    assert not mark.exists()
+
+
+def test_a_vision_tower_from_elsewhere_is_refused(siglip, words, tmp_path):
+    folder = shutil.copytree(siglip, tmp_path / "copy")
+    config = json.loads((folder / models.CLIP_CONFIG).read_text())
+    config["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:zorbi/tiny"
+    (folder / models.CLIP_CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match="timm knows no hf-hub:zorbi/tiny"):
+        load(str(folder), vocabulary=words)
+
+
+def test_weights_of_an_older_form_are_understood(tmp_path, words):
+    """The scale as a list of one number, half precision."""
+    folder = build_clip(tmp_path / "model")
+    expected = load(str(folder), vocabulary=words).score(PICTURES)
+    state = load_file(folder / models.CLIP_WEIGHTS)
+    state["logit_scale"] = state["logit_scale"].reshape(1)
+    save_file({name: tensor.half() for name, tensor in state.items()}, folder / models.CLIP_WEIGHTS)
+    assert np.allclose(load(str(folder), vocabulary=words).score(PICTURES), expected, atol=0.05)
