@@ -67,7 +67,7 @@ WORDS = "Matches pictures against any list of words, for photos and drawings. Le
 SAYS = "Writes a sentence. Good where the base reads sentences."
 CARDS = (
     Card("starter", "starter", "Starter", "Ships with the studio and knows the pictures of its samples: to try things "
-         "out. Not for your own photos or drawings.", 3_056_086, "very fast", "Apache-2.0",
+         "out. Not for your own photos or drawings.", 3_056_086, "very fast", "CC0 1.0",
          "the studio itself"),
     Card("SmilingWolf/wd-eva02-large-tagger-v3", "wd", "WD EVA02 large v3", f"{WD_ABOUT} The surest of the five.",
          1_260_751_028, SLOWEST, "Apache-2.0", HUB),
