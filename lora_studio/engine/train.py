@@ -17,6 +17,7 @@ from lora_studio.core.progress import Note, Phase, Progress
 from lora_studio.core.settings import SettingsError
 from lora_studio.engine import cache, distributed, hub
 from lora_studio.engine.adapters import Adapter
+from lora_studio.engine.brackets import escape
 from lora_studio.engine.buckets import StepPlan
 from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob, checks
 from lora_studio.engine.data import Sampler, plan_for, read_dataset
@@ -28,11 +29,12 @@ from lora_studio.engine.memory import choose_precision, describe, is_oom, next_r
 from lora_studio.engine.metadata import base_metadata
 from lora_studio.engine.parameters import part_rates
 from lora_studio.engine.picture import Picture
-from lora_studio.engine.prompts import CHUNK, chunks_for, escape
+from lora_studio.engine.prompts import chunks_for
 from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.shards import Shards
 from lora_studio.engine.state import State, newest_state
+from lora_studio.engine.tokens import CHUNK
 from lora_studio.engine.trainer import Trainer, refuse_broken_base
 
 if TYPE_CHECKING:
