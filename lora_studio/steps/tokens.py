@@ -9,6 +9,7 @@ from lora_studio.core.project import Project
 from lora_studio.engine import hub
 from lora_studio.engine.tokens import Counter
 from lora_studio.steps import training
+from lora_studio.steps.wording import words_of
 
 KEPT = 50_000  # captions whose counts are remembered for a base: five times a large set
 
@@ -27,9 +28,10 @@ def counts(project: Project, ids: Iterable[int] | None = None) -> dict[int, tupl
     if found is None:
         return {}
     words, known = found
+    plan, config = project.plan, training.current(project)
     wanted = None if ids is None else set(ids)
     texts = {
-        image.id: training.whole_caption(project, image)
+        image.id: words_of(image, plan).whole(config.data).text
         for image in (project.used_images() if wanted is None else project.images())
         if wanted is None or image.id in wanted
     }
