@@ -53,7 +53,7 @@ export function absorbedView({ show }) {
     keepFocus(node, () => fill(node,
       h("section.ls-set-card", { "aria-label": "To prune" },
         h("div.ls-card-head", null, h("h2", null, cut.length ? `${plural(cut.length, "tag")} to prune` : "Nothing to prune"), h("span.ls-fill"),
-          cut.length > 1 && button(`Prune all ${number(cut.length)}`, () => prune(cut.map((one) => one.tag)), { kind: "primary", id: "ls-prune-all" })),
+          cut.length > 1 && button(cut.length === 2 ? "Prune both" : `Prune all ${number(cut.length)}`, () => prune(cut.map((one) => one.tag)), { kind: "primary", id: "ls-prune-all" })),
         h("p.ls-muted", null, MEANING[all.kind]),
         cut.length ? table(cut, trigger) : h("div.ls-note.good", null, pictures.all.some((image) => image.caption) ? "No tag takes a part of the meaning that should be the trigger's." : "There are no captions yet.")),
       all.fused.length > 0 && h("section.ls-set-card", { "aria-label": "Fused tags" }, h("div.ls-card-head", null, h("h2", null, "Fused"), h("span.ls-muted", null, "What always stands together is learned as one thing. What follows from each:")), h("ul.ls-fused-list", null, all.fused.map(fused))),

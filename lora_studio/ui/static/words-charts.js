@@ -19,7 +19,7 @@ export function chartsView({ show }) {
   });
   stage.append(heat.node);
   const together = h("section.ls-set-card.ls-together", { "aria-label": "Tags that stand together" },
-    h("div.ls-card-head", null, h("h2", null, "Which tags stand together"), h("span.ls-muted", null, "The fuller a square, the less often the rarer of the two tags stands without the other."), h("span.ls-fill"), orders),
+    h("div.ls-card-head", null, h("h2", null, "Which tags stand together"), h("span.ls-muted", null, "The fuller a square, the less often one of the two tags stands without the other."), h("span.ls-fill"), orders),
     h("div.ls-heat-line", null, told, button("Show pictures", () => open(...looked), { icon: "image", kind: "quiet", id: "ls-heat-show" }), h("span.ls-fill"), h("span.ls-heat-scale", { "aria-hidden": "true" }, "never", h("i"), "always")),
     stage, list);
   const charts = h("div.ls-charts", null, h("div.ls-charts-top", null, frequency, balance), together), empty = h("div");
@@ -37,7 +37,7 @@ export function chartsView({ show }) {
       h("div.ls-card-head", null, h("h2", null, "How often each tag stands"), h("span.ls-muted", null, `${plural(tags.length, "tag")} in ${plural(all, "picture")}${single ? `; ${number(single)} on one picture only` : ""}. A click shows the pictures.`)),
       h("ol.ls-bars", null, tags.slice(0, most).map(([name, count]) => h("li", null, h("button.ls-bar-row", { type: "button", "data-tag": name, title: `Show the ${plural(count, "picture")} with ${name}`, onclick: () => show(having([name]), name) },
         h("span.ls-ellipsis", null, name), h("span.ls-bar-track", { "aria-hidden": "true" }, h("i", { style: `width:${(100 * count) / largest}%` })), h("b", null, number(count)), h("span.ls-faint", null, percent(count / Math.max(1, all))))))),
-      tags.length > most && button(`Show ${number(Math.min(STEP, tags.length - most))} more of ${number(tags.length - most)}`, () => { most += STEP; drawFrequency(); }, { kind: "quiet" })));
+      tags.length > most && button(tags.length - most > STEP ? `Show ${number(STEP)} more of ${number(tags.length - most)}` : `Show the other ${number(tags.length - most)}`, () => { most += STEP; drawFrequency(); }, { kind: "quiet" })));
   }
 
   function drawBalance() {
@@ -55,7 +55,7 @@ export function chartsView({ show }) {
     heat.set(names, counts, order);
     const pairs = heat.pairs(), opened = list.querySelector("details[open]");
     fill(list, h("details.ls-heat-list", { open: Boolean(opened) }, h("summary", null, "The same as a list"),
-      h("table.ls-balance-table", null, h("thead", null, h("tr", null, ["Tags", "Together", "Of the rarer one"].map((text) => h("th", { scope: "col" }, text)))),
+      h("table.ls-balance-table", null, h("thead", null, h("tr", null, ["Tags", "Together", "Of those with either"].map((text) => h("th", { scope: "col" }, text)))),
         h("tbody", null, pairs.slice(0, PAIRS).map(([i, j, both, share]) => h("tr", null, h("th", { scope: "row" }, h("button.ls-link", { type: "button", onclick: () => open(i, j) }, `${names[i]} + ${names[j]}`)), h("td.number", null, number(both)), h("td", null, shareBar(share))))))));
   }
 

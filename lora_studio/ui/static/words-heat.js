@@ -102,7 +102,7 @@ export function heatMap({ onCurrent, onOpen }) {
     set(names_, counts_, sort) {
       names = names_;
       counts = counts_;
-      shares = counts.map((line, i) => line.map((count, j) => (count ? count / Math.min(counts[i][i], counts[j][j]) : 0)));
+      shares = counts.map((line, i) => line.map((count, j) => (count ? count / (counts[i][i] + counts[j][j] - count) : 0)));
       order = sort === "alike" ? alike(shares) : [...names.keys()];
       row = Math.min(row, order.length - 1);
       column = Math.min(column, order.length - 1);
@@ -110,7 +110,7 @@ export function heatMap({ onCurrent, onOpen }) {
       draw();
       if (order.length) onCurrent(order[row], order[column]);
     },
-    /** [i, j, pictures with both, share of the rarer one], those together most first; once each. */
+    /** [i, j, pictures with both, their share of those with either], those together most first; once each. */
     pairs() {
       const found = [];
       counts.forEach((line, i) => line.forEach((count, j) => { if (i < j && count) found.push([i, j, count, share(i, j)]); }));

@@ -11,11 +11,11 @@ const COLUMNS = [
   { name: "category", title: "Category" },
   { name: "count", title: "Pictures", number: true },
   { name: "share", title: "Share", hint: "In how many of all pictures it stands" },
-  { name: "beside", title: "Beside the trigger", hint: "How many of its pictures have the trigger too" },
+  { name: "beside", title: "With trigger", hint: "How many of its pictures have the trigger too" },
 ];
 const DOWN = ["count", "share", "beside"]; // sorted from the largest first
 const THUMBS = 8;
-const KEYS = [["↑ ↓", "tag"], ["Space", "select more"], ["Enter", "rename"], ["M", "merge"], ["Del", "delete"], ["F", "to the front"], ["S", "show pictures"], ["/", "find"], ["U", "undo"]];
+const KEYS = [["↑ ↓", "tag"], ["Space", "add"], ["Enter", "rename"], ["M", "merge"], ["Del", "delete"], ["F", "to the front"], ["S", "pictures"], ["/", "find"], ["U", "undo"]];
 
 export function tableView({ show, scope }) {
   const table = answer("words.table", draw);
@@ -29,7 +29,7 @@ export function tableView({ show, scope }) {
     onOpen: (row) => { list.select([row.tag]); run("rename"); },
   });
   const node = h("div.ls-words-view", null,
-    h("div.ls-words-main", null, h("div.ls-toolbar", null, h("div.ls-search-box.ls-tags-find", null, icon("search", 14), find), categories, told),
+    h("div.ls-words-main", null, h("div.ls-toolbar", null, h("div.ls-search-box.ls-tags-find", null, icon("search", 14), find), h("span.ls-select", null, categories), told),
       h("div.ls-tags-stage", null, list.node, empty), h("div.ls-keys", null, KEYS.map(([key, text]) => h("span", null, h("kbd", null, key), " ", text)))), side);
 
   function cells(row) {
@@ -97,6 +97,7 @@ export function tableView({ show, scope }) {
   function scopeLine() {
     const found = scopes();
     if (!found[where]) where = "all";
+    if (Object.keys(found).length === 1) return h("div.ls-muted.ls-words-scope", { title: "Filter or select pictures in the view Pictures to change only those" }, `Changes touch ${found.all[0].toLowerCase()} pictures.`);
     return h("div.ls-words-scope", null, h("span.ls-muted", { id: "ls-scope-label" }, "Change captions of"), h("div.ls-segments", { role: "group", "aria-labelledby": "ls-scope-label" },
       Object.entries(found).map(([name, [title]]) => h("button.ls-segment" + (name === where ? ".current" : ""), { type: "button", id: `ls-scope-${name}`, "aria-pressed": String(name === where), onclick: () => { where = name; drawSide(); } }, title))));
   }

@@ -3,7 +3,7 @@
 A change of captions is asked for as `steps.caption_edits.CaptionEdit`, shown as a diff and applied by its digest.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,8 @@ from lora_studio.steps.caption_edits import CaptionEdit
 from lora_studio.ui import pictures
 from lora_studio.ui.studio import Studio
 
-Ids = Annotated[list[int], Field(max_length=200_000)]
+Ids = Annotated[list[int], Field(max_length=200_000)] | Literal["used"] | None
+"""Some pictures, those that are trained on, or (None) all of them."""
 Tag = Annotated[str, Field(min_length=1, max_length=20_000)]
 Tags = Annotated[list[Tag], Field(min_length=1, max_length=20_000)]
 Digest = Annotated[str, Field(max_length=64)]
@@ -26,10 +27,10 @@ def functions(studio: Studio) -> dict[str, Any]:
         opened = studio.open(project)
         return studio.remembered(opened, "words.table", lambda: _table(opened))
 
-    def preview(project: str, ids: Ids | None, edit: CaptionEdit) -> dict[str, Any]:
+    def preview(project: str, ids: Ids, edit: CaptionEdit) -> dict[str, Any]:
         return caption_edits.preview(studio.open(project), ids, edit).page()
 
-    def apply(project: str, ids: Ids | None, edit: CaptionEdit, digest: Digest | None = None) -> dict[str, Any]:
+    def apply(project: str, ids: Ids, edit: CaptionEdit, digest: Digest | None = None) -> dict[str, Any]:
         opened = studio.open(project)
         return _answer(opened, caption_edits.apply(opened, ids, edit, digest))
 
