@@ -29,7 +29,7 @@ def tag(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     known = _known(job.folder, settings)
     left = [entry for entry in settings.images if entry["id"] not in known]
     job.report(Phase("load", "Loading the tagger"))
-    model = load_model(settings.config.model)
+    model = load_model(settings.config.models[0])
     total, done = len(settings.images), len(settings.images) - len(left)
     job.report(Phase("tag", f"Tagging {total} pictures" + (f", {done} of them known already" if done else "")))
     job.report(Progress(done, total))
