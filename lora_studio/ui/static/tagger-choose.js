@@ -4,13 +4,12 @@ import { pictures, used } from "./pictures.js";
 
 const GROUPS = { starter: "Ships with the studio", wd: "Booru tags", onnx: "Booru tags", open_clip: "Any words", zero_shot: "Any words", captioner: "Sentences" };
 const WHICH = { used: "All", untagged: "Without a caption", shown: "Shown", selected: "Selected" };
+const KNOWS_WORDS = "zero_shot"; // kinds of model that look for any word they are given
 const WORDS = { // title, what an empty field means, and which kinds of model the setting is for
   threshold: ["How sure, from 0 to 1", "each tag's own best level", null],
-  general: ["General tags, from 0 to 1", "the model's own level", ["wd", "onnx"]],
-  character: ["Character names, from 0 to 1", "the model's own level", ["wd", "onnx"]],
+  character_threshold: ["Character names, from 0 to 1", "the model's own level", ["wd", "onnx"]],
   max_tags: ["At most, tags a picture", "", null],
   exclude: ["Never write these tags", "tag, another tag", null],
-  vocabulary: ["Words to look for", "the studio's own words, or a list: one a line", ["open_clip", "zero_shot"]],
   prompt: ["What the model is asked", "", ["captioner"]],
 };
 const key = () => `lora-studio-${state.project}-tagger`;
@@ -19,6 +18,7 @@ const key = () => `lora-studio-${state.project}-tagger`;
 export function lastConfig() {
   try { return JSON.parse(localStorage.getItem(key()) || "null"); } catch { return null; }
 }
+export const lastWords = () => localStorage.getItem(`${key()}-words`) || "";
 
 /** `scope`: {shown, selected}; `start(config, ids)` sets to work and may refuse; `modes`: name -> [title, text]; `keep(mode)` remembers. */
 export async function chooseTagger({ scope, mode, start, modes, keep }) {
@@ -42,10 +42,12 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
 
   return dialog("Auto-tag", (close) => {
     const list = h("div.ls-models", { role: "group", "aria-label": "Taggers" });
-    const combine = h("div"), settings = h("div.ls-tagger-settings"), pick = h("div.ls-segments", { role: "group", "aria-label": "Which pictures" });
+    const combine = h("div"), asked = h("div.ls-tagger-settings"), settings = h("div.ls-tagger-settings"), summary = h("span.ls-faint"), pick = h("div.ls-segments", { role: "group", "aria-label": "Which pictures" });
     const problem = h("div.ls-field-problem", { role: "alert" }), foot = h("div.ls-row.end");
     const kinds = () => new Set([...chosen].map((name) => cards.get(name).kind));
     const fields = new Map();
+    const vocabulary = h("textarea.ls-input.ls-lines", { id: "ls-tagger-words", rows: "3", placeholder: "one a line; empty: the studio's own words", value: found.words });
+    const wordsField = h("div.ls-field.whole", null, h("label.ls-muted", { for: "ls-tagger-words" }, "Words to look for"), vocabulary);
 
     // ---- models ---------------------------------------------------------------------------------------------------------
 
@@ -104,10 +106,18 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
         const chip = h("button.ls-chip-button" + (left.has(one) ? ".current" : ""), { type: "button", "aria-pressed": String(left.has(one)), "data-kind": one, onclick: () => {
           if (left.has(one)) left.delete(one); else left.add(one);
           config.skip_categories = [...left];
+          drawSummary();
           chip.classList.toggle("current", left.has(one)); chip.setAttribute("aria-pressed", String(left.has(one)));
         } }, one);
         return chip;
       })));
+    }
+    const more = h("details.ls-more", { id: "ls-tagger-more", open: localStorage.getItem("lora-studio-tagger-more") === "yes", ontoggle: () => localStorage.setItem("lora-studio-tagger-more", more.open ? "yes" : "no") }, h("summary", null, "How sure, how many, what to leave out ", summary), settings);
+    /** What differs from the default, so that a closed box hides nothing. */
+    function drawSummary() {
+      const differing = [...fields].filter(([one]) => one !== "prompt" && JSON.stringify(config[one]) !== JSON.stringify(known.get(one).default)).map(([one]) => `${WORDS[one][0].split(",")[0].toLowerCase()} ${[config[one]].flat().join(", ")}`);
+      if (config.skip_categories.length) differing.push(`without ${config.skip_categories.join(", ")}`);
+      summary.textContent = differing.length ? `· ${differing.join(" · ")}` : "";
     }
     function keepTyped() { for (const [one, { read }] of fields) config[one] = read(); }
     function drawSettings() {
@@ -116,7 +126,11 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
       const now = kinds(), scores = [...now].some((kind) => kind !== "captioner");
       const wanted = Object.entries(WORDS).filter(([one, [, , only]]) => known.has(one) && (only ? only.some((kind) => now.has(kind)) : scores));
       for (const [one, [title, hint]] of wanted) fields.set(one, field(known.get(one), title, hint));
-      fill(settings, [...fields.values()].map((one) => one.node), scores && categoryChips());
+      const own = (one) => one === "prompt";
+      fill(asked, now.has(KNOWS_WORDS) && wordsField, [...fields].filter(([one]) => own(one)).map(([, one]) => one.node));
+      fill(settings, [...fields].filter(([one]) => !own(one)).map(([, one]) => one.node), scores && categoryChips());
+      more.hidden = !scores;
+      drawSummary();
       const several = [...chosen].filter((one) => cards.get(one).answers === "tags").length > 1;
       fill(combine, several && known.has("combine") && h("div.ls-inline.ls-combine", null, h("span.ls-muted", null, "Tags written: "), h("div.ls-segments", { role: "group", "aria-label": "How several taggers agree" }, [["union", "seen by any of them"], ["intersection", "seen by all of them"]].map(([value, text]) =>
         h("button.ls-segment" + (config.combine === value ? ".current" : ""), { type: "button", "aria-pressed": String(config.combine === value), "data-combine": value, onclick: () => { config.combine = value; drawSettings(); } }, text)))));
@@ -141,9 +155,9 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
       keepTyped();
       problem.textContent = "";
       const wanted = { ...config, models: [...chosen] };
-      for (const one of Object.keys(wanted)) if (!known.has(one)) delete wanted[one];
+      for (const one of Object.keys(wanted)) if (!known.has(one) || one === "vocabulary") delete wanted[one];
       try {
-        await start(wanted, which === "used" ? null : sets[which], { quiet: true });
+        await start(wanted, which === "used" ? null : sets[which], vocabulary.value, { quiet: true });
       } catch (error) {
         if (!(error instanceof Failure)) throw error;
         const [, one, text] = /^(\w+): ([^\n]*)/.exec(error.message) || [];
@@ -151,12 +165,13 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
         return;
       }
       localStorage.setItem(key(), JSON.stringify(wanted));
+      localStorage.setItem(`${key()}-words`, vocabulary.value);
       close(true);
     }
 
     drawModels();
     drawRest();
-    return h("div.ls-stack.ls-choose-tagger", null, list, h("div.ls-inline", null, name, add), ownProblem, combine, settings,
-      h("div.ls-tagger-where", null, h("div.ls-field", null, h("span.ls-muted", null, "Which pictures"), pick), howBox), problem, foot);
+    return h("div.ls-choose-tagger", null, h("div.ls-stack.ls-choose-body", null, list, h("div.ls-inline", null, name, add), ownProblem, combine, asked, more,
+      h("div.ls-tagger-where", null, h("div.ls-field", null, h("span.ls-muted", null, "Which pictures"), pick), howBox), problem), foot);
   }, { wide: true });
 }

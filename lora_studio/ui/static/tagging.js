@@ -1,15 +1,14 @@
 // Tagging: the tagger's words, the tag list to filter by, changes over many captions, and the chips of one picture.
-import { button, call, changed, dialog, fill, h, icon, number, part, plural, poll, state, toast } from "./core.js";
+import { button, call, dialog, fill, h, icon, number, part, plural, poll, state, toast } from "./core.js";
 import { chipsEditor, split, tagField } from "./chips.js";
 import { createGrid, sizeButtons } from "./grid.js";
 import { editPictures, load, pictures, used as trained } from "./pictures.js";
 import { undoLast } from "./shell.js";
-
-const ENDED = ["done", "stopped", "failed", "interrupted"];
-const MODES = { append: ["Add to what is there", "Words already in a caption stay."], empty: ["Only pictures without tags", "Captions that exist are left alone."], replace: ["Start afresh", "Captions are replaced; Undo brings them back."] };
+import { seenView } from "./tagger-seen.js";
+import { taggerPanel } from "./tagger-panel.js";
 
 part("tagging", (root) => {
-  let info = null, vocabulary = [], image = null, search = "", wasRunning = false, asking = false;
+  let info = null, vocabulary = [], image = null, search = "", asking = false, view = "pictures";
   const filter = new Map(); // tag -> true (must have) or false (must not)
   const used = () => pictures.all.filter(trained);
   const tagsOf = (one) => split(one.caption);
@@ -34,12 +33,15 @@ part("tagging", (root) => {
   });
   const chips = chipsEditor({ words, onChange: (tags) => editPictures("tagging.caption", { id: image.id, caption: tags.join(", ") }) });
 
-  const head = h("div.ls-toolbar"), jobBox = h("div"), listBox = h("div.ls-taglist-rows");
+  const tagger = taggerPanel({ scope: () => ({ shown: grid.rows.map((one) => one.id), selected: grid.selected }) });
+  const seen = seenView(), seenBox = h("div.ls-seen-box"), switcher = h("div.ls-segments");
+  const head = h("div.ls-toolbar"), listBox = h("div.ls-taglist-rows");
   const find = h("input.ls-search", { type: "search", placeholder: "Find a tag", "aria-label": "Find a tag", oninput: () => { search = find.value.toLowerCase(); drawList(); } });
   const list = h("div.ls-taglist", null, h("div.ls-search-box", null, icon("search", 14), find), listBox);
   const picture = h("img.ls-side-picture", { alt: "" }), name = h("div.ls-name"), scopeBox = h("section"), findings = h("section");
   const side = h("div.ls-side", null, picture, name, chips.node, scopeBox, findings);
-  fill(root, h("div.ls-panes.three", null, list, h("div.ls-pane", null, head, jobBox, grid.node), side));
+  const panes = h("div.ls-panes.three.ls-tagpanes", null, list, h("div.ls-pane", null, head, tagger.line, grid.node), side);
+  fill(root, h("div.ls-curation", null, h("div.ls-toolbar.ls-views", null, switcher), panes, seenBox));
 
   function drawPicture() {
     picture.hidden = chips.node.hidden = name.hidden = !image;
@@ -52,21 +54,10 @@ part("tagging", (root) => {
   }
 
   function drawHead() {
-    const bare = used().filter((one) => !one.caption).length;
-    const running = info && info.job && !ENDED.includes(info.job.state);
-    fill(head, button(bare === used().length || !bare ? "Auto-tag" : `Auto-tag ${bare} left`, startTagger, { kind: bare ? "primary" : "", disabled: !used().length || running, id: "ls-auto-tag" }),
+    fill(head, tagger.node,
       info && info.trigger && button("Trigger first", async () => { const answer = await editPictures("tagging.trigger_first", { ids: scope() }); toast(answer.count ? `${info.trigger} leads ${plural(answer.count, "caption")} now` : "It leads every caption already", { action: answer.count ? { text: "Undo", run: undoLast } : null }); }, { disabled: !used().length, title: `Put ${info.trigger} in front of the captions of ${scopeText()}` }),
       [...filter].map(([tag, yes]) => h("button.ls-filter", { type: "button", title: "Remove this filter", onclick: () => { filter.delete(tag); draw(); } }, yes ? "" : "not ", tag || "no tags", icon("close", 9))),
       h("div.ls-fill"), h("span.ls-muted", null, filter.size ? `${grid.rows.length} of ${used().length}` : plural(used().length, "picture")), sizeButtons(grid));
-  }
-
-  function drawJob() {
-    const job = info && info.job;
-    if (!job || (ENDED.includes(job.state) && !["failed", "interrupted"].includes(job.state))) { fill(jobBox); return; }
-    if (ENDED.includes(job.state)) { fill(jobBox, h("section.ls-problem", null, h("b", null, "The tagger ended early. "), job.error, " ", h("span.ls-muted", null, job.remedy === "Resume it." ? "Start it again." : job.remedy))); return; }
-    fill(jobBox, h("section.ls-running.flat", null, h("span", null, job.state === "queued" ? "Waiting for another job to end" : job.text || "Starting the tagger"),
-      h("span.ls-bar.grow" + (job.total ? "" : ".endless"), null, h("span", { style: `width:${job.total ? (100 * job.done) / job.total : 0}%` })), h("span.ls-muted", null, job.total ? `${job.done} of ${job.total}` : ""),
-      button("Stop", () => call("job.command", { project: state.project, group: "jobs", job: job.id, word: "stop" }), { kind: "quiet", icon: "stop" })));
   }
 
   function drawList() {
@@ -118,13 +109,6 @@ part("tagging", (root) => {
     });
   }
 
-  function startTagger() {
-    const tagged = used().some((one) => one.caption);
-    const begin = async (mode) => { await call("tagging.start", { project: state.project, mode }); wasRunning = true; await ask(); changed(); };
-    if (!tagged) return begin("append");
-    return dialog("Auto-tag", (close) => h("div.ls-stack", null, Object.entries(MODES).map(([mode, [title, text]]) => h("button.ls-choice", { type: "button", id: `ls-mode-${mode}`, onclick: () => { close(); begin(mode).catch(() => {}); } }, h("b", null, title), h("span.ls-muted", null, text)))));
-  }
-
   function drawFindings() {
     if (!info || !used().length || !info.findings.length) { fill(findings); return; }
     fill(findings, h("h3", null, "About the captions"), info.findings.map((finding) => h("div", null,
@@ -144,8 +128,12 @@ part("tagging", (root) => {
 
   function draw() {
     if (state.step !== "tagging") return;
+    fill(switcher, [["pictures", "Pictures"], ["seen", seen.title]].map(([name, title]) => h("button.ls-segment" + (name === view ? ".current" : ""), { type: "button", id: `ls-tag-view-${name}`, onclick: () => { view = name; draw(); } }, title)));
+    panes.hidden = view !== "pictures";
+    seenBox.hidden = view === "pictures";
+    if (view !== "pictures") { seen.draw(seenBox); return; }
     grid.set(shown());
-    drawHead(); drawJob(); drawList(); drawPicture(); drawScope(); drawFindings();
+    drawHead(); drawList(); drawPicture(); drawScope(); drawFindings();
   }
 
   async function ask() {
@@ -156,23 +144,14 @@ part("tagging", (root) => {
       const found = await call("tagging.info", { project }, { quiet: true });
       if (project !== state.project) return;
       info = found;
-      const job = info.job;
-      wasRunning = Boolean(job && !ENDED.includes(job.state));
-      if (job && ["done", "stopped"].includes(job.state) && !job.applied) {
-        const answer = await call("tagging.apply", { project });
-        if (!answer.again) toast(`${plural(answer.written, "picture")} tagged`, { remedy: answer.failed.length ? `${plural(answer.failed.length, "picture")} could not be read: ${answer.failed[0].file}` : "", level: answer.failed.length ? "warn" : "good", action: { text: "Undo", run: undoLast } });
-        info = await call("tagging.info", { project });
-        await load(true);
-        changed();
-      }
-      drawHead(); drawJob(); drawList(); drawFindings(); drawPicture();
+      drawHead(); drawList(); drawFindings(); drawPicture();
     } finally { asking = false; }
   }
 
   window.addEventListener("ls:pictures", () => { draw(); if (state.step === "tagging") ask().catch(() => {}); });
   window.addEventListener("ls:go", () => { if (state.step !== "tagging") return; if (pictures.project !== state.project) { info = null; filter.clear(); } draw(); ask().catch(() => {}); });
-  window.addEventListener("ls:next", (event) => { if (event.detail === "tagging" && used().length) Promise.resolve(startTagger()).catch(() => {}); });
-  poll(root, 1, async () => { if (!info || wasRunning) await ask(); });
+  window.addEventListener("ls:next", (event) => { if (event.detail === "tagging" && used().length) Promise.resolve(tagger.run()).catch(() => {}); });
+  poll(root, 1, async () => { if (!info) await ask(); });
   call("tagging.words").then((found) => { vocabulary = found; }, () => {});
   load().then(() => { draw(); return ask(); }).catch(() => {});
   draw();
