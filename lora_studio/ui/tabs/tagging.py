@@ -7,14 +7,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lora_studio.core import paths
-from lora_studio.core.errors import UserError
-from lora_studio.core.jobs import ENDED, Job
+from lora_studio.core.jobs import Job
 from lora_studio.core.project import Project
 from lora_studio.steps import tagging
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
+from lora_studio.ui.tabs import tagging_model
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Tag = Annotated[str, Field(min_length=1, max_length=200)]
@@ -44,38 +44,10 @@ def functions(studio: Studio) -> dict[str, Any]:
             "job": _shown(studio, job) if job else None,
         }
 
-    def start(project: str, mode: tagging.Mode, max_tags: Annotated[int, Field(ge=1, le=200)] = 30) -> str:
-        opened = studio.open(project)
-        job = _last(studio, opened)
-        if job is not None and job.state not in ENDED:
-            raise UserError("The tagger is already running.", "Wait for it or stop it first.")
-        config = tagging.recommended(opened).with_changes({"max_tags": max_tags})
-        job = tagging.start(opened, studio.jobs, config)
-        (job.folder / "mode").write_text(mode, "utf-8")
-        return job.id
-
-    def apply(project: str) -> dict[str, Any]:
-        opened = studio.open(project)
-        job = _last(studio, opened)
-        if job is None or job.state not in ("done", "stopped"):
-            raise UserError("The tagger has nothing to hand over.", "Start it first.")
-        marker = job.folder / "applied"
-        try:
-            marker.touch(exist_ok=False)  # of two open pages only one takes the answers over
-        except FileExistsError:
-            return {"written": 0, "skipped": 0, "failed": [], "again": True}
-        try:
-            return tagging.apply(opened, job.folder, (job.folder / "mode").read_text("utf-8"))
-        except BaseException:
-            marker.unlink()
-            raise
-
     def words() -> tuple[str, ...]:
         return vocabulary()
 
-    return {"tagging.words": words, "tagging.info": info, "tagging.start": start, "tagging.apply": apply} | (
-        _edits(studio)
-    )
+    return {"tagging.words": words, "tagging.info": info} | _edits(studio) | tagging_model.functions(studio)
 
 
 def _edits(studio: Studio) -> dict[str, Any]:
