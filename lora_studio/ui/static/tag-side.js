@@ -51,7 +51,7 @@ export function tagSide({ info, step, open, onInfo }) {
   const prose = textArea({ field: "prose", id: "ls-prose", label: "Description in sentences", placeholder: "What the picture shows, in a sentence or two", onKey: key });
   const meter = tokenMeter({ onCut: () => drawChips() });
 
-  const picture = h("img.ls-side-picture", { alt: "", title: "Enlarge (Z)", onclick: () => open() }), strip = h("div.ls-strip"), title = h("div.ls-tag-title");
+  const picture = h("img.ls-side-picture", { alt: "", title: "Enlarge (Z)", onclick: () => open() }), strip = h("div.ls-thumbs"), title = h("div.ls-tag-title");
   const clash = h("div"), ghosts = h("div.ls-ghosts", { role: "group", "aria-label": "Suggested by the tagger" });
   const asText = h("details.ls-as-text", { ontoggle: () => localStorage.setItem("lora-studio-as-text", asText.open ? "yes" : "") }, h("summary", null, "As text"), raw.node);
   asText.open = Boolean(localStorage.getItem("lora-studio-as-text"));

@@ -5,7 +5,7 @@ const SHOWN = 70; // letters of what is read, before the cut
 
 /** {node, show(caption, prose), kept}: `kept` is how much of the text every encoder reads, null for all; onCut() when it changed. */
 export function tokenMeter({ onCut }) {
-  const node = h("div.ls-tokens", { role: "status", "aria-label": "Length for the text encoders", hidden: true });
+  const node = h("div.ls-length", { role: "status", "aria-label": "Length for the text encoders", hidden: true });
   const known = new Map();
   let wanted = "", timer = 0, cut = null;
 
@@ -16,9 +16,9 @@ export function tokenMeter({ onCut }) {
     if (!node.hidden) {
       const shortest = Math.min(...found.encoders.map((one) => one.kept));
       if (shortest < found.text.length) cut = shortest;
-      fill(node, h("div.ls-token-bars", null, found.encoders.map((one) => {
+      fill(node, h("div.ls-length-bars", null, found.encoders.map((one) => {
         const over = one.count > one.limit;
-        return h("div.ls-token" + (over ? ".over" : ""), { title: over ? `${one.count - one.limit} tokens too many: they are not read` : `Room for ${one.limit - one.count} more tokens` },
+        return h("div.ls-encoder" + (over ? ".over" : ""), { title: over ? `${one.count - one.limit} tokens too many: they are not read` : `Room for ${one.limit - one.count} more tokens` },
           h("span", null, one.name), h("span.ls-bar", null, h("span", { style: `width:${Math.min(100, (100 * one.count) / one.limit)}%` })), h("b", null, `${one.count} / ${one.limit}`));
       })), cut !== null && h("div.ls-cutline", { id: "ls-cut" }, h("span", null, (cut > SHOWN ? "…" : "") + found.text.slice(Math.max(0, cut - SHOWN), cut)), icon("cut", 12), h("del", null, found.text.slice(cut))));
     }
