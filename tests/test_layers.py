@@ -59,7 +59,8 @@ HOME = {
     "gradio": {"ui"},
     "cv2": {"vision"},
     "av": {"vision"},
-    **{name: {"engine"} for name in ("diffusers", "transformers", "peft", "accelerate", "lycoris")},
+    **{name: {"engine"} for name in ("diffusers", "peft", "accelerate", "lycoris")},
+    "transformers": {"engine", "tagger"},  # models that describe pictures are its image-text-to-text classes
     **{name: {"tagger"} for name in ("open_clip", "timm")},
     "torch": {"engine", "tagger", "torchvision_ops"},
 }

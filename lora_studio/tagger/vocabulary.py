@@ -1,7 +1,9 @@
 """The tags a tagger knows, each with its category and the level from which it is believed. Imports no torch."""
 
+import csv
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,60 @@ def _entry(entry: dict[str, Any]) -> tuple[str, str, float]:
     if not 0 < level < 1:
         raise ValueError(f"threshold of {name} is {level}, not between 0 and 1")
     return name, str(entry.get("category", "general")), level
+
+
+# --- Lists of booru taggers -------------------------------------------------------------------------------------
+
+KAOMOJI = frozenset(
+    (
+        "0_0",
+        "(o)_(o)",
+        "+_+",
+        "+_-",
+        "._.",
+        "<o>_<o>",
+        "<|>_<|>",
+        "=_=",
+        ">_<",
+        "3_3",
+        "6_9",
+        ">_o",
+        "@_@",
+        "^_^",
+        "o_o",
+        "u_u",
+        "x_x",
+        "|_|",
+        "||_||",
+    )
+)
+"""Booru tags that are faces drawn with letters: their underscores are no spaces."""
+BOORU = {"9": ("rating", 0.05), "0": ("general", 0.35), "4": ("character", 0.85)}
+"""Category number of the list -> our name for it, and from which probability it is believed: those usual for the WD
+family. Of the ratings the likeliest is meant, so nearly any probability will do."""
+
+
+def spaced(tag: str) -> str:
+    """A booru tag as people write it: `long_hair` -> `long hair`; faces drawn with letters stay as they are."""
+    return tag if tag in KAOMOJI else tag.replace("_", " ")
+
+
+@lru_cache(maxsize=4)
+def _tag_csv(path: Path, changed: int) -> Vocabulary:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = [BOORU.get(str(row["category"]).strip(), ("other", 0.5)) for row in rows]
+    names = tuple(spaced(str(row["name"]).strip()) for row in rows)
+    if not names or not all(names):
+        raise ValueError("a tag without a name" if names else "no tags")
+    return Vocabulary(names, tuple(name for name, _ in kinds), tuple(level for _, level in kinds))
+
+
+def load_tag_csv(path: Path) -> Vocabulary:
+    """Read `selected_tags.csv` (columns name and category) of a WD tagger, in the order of the model's answers, names
+    with spaces. Raises UserError naming the file and the fault."""
+    try:
+        return _tag_csv(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is no list of tags ({reason}).", "Fetch or copy the model again.") from error

@@ -18,11 +18,12 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants, errors
 
+from lora_studio.core import hub
 from lora_studio.core.errors import UserError
+from lora_studio.core.hub import RemoteFile, explain
 from lora_studio.core.progress import Event, Note, Phase, Progress
-from lora_studio.engine import hub
 from lora_studio.engine.detect import detect
-from lora_studio.engine.hub import RemoteFile, choose, explain, resolve
+from lora_studio.engine.hub import choose, resolve
 from tests.engine.original import tiny_parts, whole_state, write
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -48,7 +49,8 @@ class Hub:
                 "blobId": self.etag(name)}  # fmt: skip
 
     def etag(self, name: str) -> str:
-        return hashlib.sha1((self.folder / name).read_bytes()).hexdigest()
+        data = (self.folder / name).read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # as git names it
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         for start, (status, code) in self.refuse.items():

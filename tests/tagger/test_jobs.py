@@ -18,7 +18,7 @@ def files(picture_folder):
 
 def config(tiny_tagger, files, **settings):
     images = [{"id": number, "file": str(file)} for number, file in enumerate(files, 1)]
-    return {"config": {"model": str(tiny_tagger), "batch_size": 2, "threshold": 0.01, **settings}, "images": images}
+    return {"config": {"models": [str(tiny_tagger)], "batch_size": 2, "threshold": 0.01, **settings}, "images": images}
 
 
 def lines(folder):

@@ -1,5 +1,6 @@
 // The frame: sidebar with the projects and jobs, the six-step bar, the Next button, undo, the theme, help by "?".
 import { STEPS, button, call, changed, confirm, dialog, edit, fill, go, h, icon, number, part, plural, poll, showing, state, toast, typing } from "./core.js";
+import { allSent } from "./pictures.js";
 
 const KIND = { character: "Character", style: "Style", concept: "Concept" };
 let search = "";
@@ -174,6 +175,7 @@ function steps(root) {
 
 export async function undoLast() {
   if (!state.project) return;
+  await allSent(); // what was just done is what is taken back
   const { label } = await edit("undo");
   toast(label ? `Undone: ${label}` : "Nothing to undo", { action: label ? { text: "Redo", run: () => edit("redo") } : null });
   window.dispatchEvent(new CustomEvent("ls:revision"));
@@ -181,6 +183,7 @@ export async function undoLast() {
 
 export async function redoLast() {
   if (!state.project) return;
+  await allSent();
   const { label } = await edit("redo");
   toast(label ? `Done again: ${label}` : "Nothing to do again");
   window.dispatchEvent(new CustomEvent("ls:revision"));
