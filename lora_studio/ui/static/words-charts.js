@@ -5,23 +5,23 @@ import { pictures } from "./pictures.js";
 import { answer, having, percent, shareBar } from "./words-ask.js";
 import { heatMap } from "./words-heat.js";
 
-const FIRST = 20, STEP = 60, PAIRS = 40;
+const FIRST = 20, STEP = 60, PAIRS = 12;
 const ORDERS = { frequency: "By frequency", alike: "Alike together" };
 
 export function chartsView({ show }) {
   const found = answer("words.charts", draw);
-  let drawn = null, most = FIRST, order = "frequency", looked = [0, 0];
+  let drawn = null, most = FIRST, pairsShown = PAIRS, order = "frequency", looked = [0, 0];
   const frequency = h("section.ls-set-card.ls-frequency", { "aria-label": "Tag frequency" }), balance = h("section.ls-set-card.ls-balance", { "aria-label": "Categories" });
-  const told = h("div.ls-heat-told", { id: "ls-heat-told", "aria-live": "polite" }), stage = h("div.ls-heat-stage"), orders = h("div.ls-segments", { role: "group", "aria-label": "Order of the tags" }), list = h("div");
+  const told = h("div.ls-heat-told", { id: "ls-heat-told", "aria-live": "polite" }), stage = h("div.ls-heat-stage"), list = h("div.ls-heat-list"), orders = h("div.ls-segments", { role: "group", "aria-label": "Order of the tags" });
   const heat = heatMap({
     onCurrent: (i, j) => { looked = [i, j]; told.textContent = heat.words(i, j); },
     onOpen: (i, j) => open(i, j),
   });
   stage.append(heat.node);
   const together = h("section.ls-set-card.ls-together", { "aria-label": "Tags that stand together" },
-    h("div.ls-card-head", null, h("h2", null, "Which tags stand together"), h("span.ls-muted", null, "The fuller a square, the less often one of the two tags stands without the other."), h("span.ls-fill"), orders),
-    h("div.ls-heat-line", null, told, button("Show pictures", () => open(...looked), { icon: "image", kind: "quiet", id: "ls-heat-show" }), h("span.ls-fill"), h("span.ls-heat-scale", { "aria-hidden": "true" }, "never", h("i"), "always")),
-    stage, list);
+    h("div.ls-card-head", null, h("h2", null, "Which tags stand together"), h("span.ls-muted", null, "The fuller a square, the less often one of the two tags stands without the other."), h("span.ls-fill"), h("span.ls-heat-scale", { "aria-hidden": "true" }, "never", h("i"), "always"), orders),
+    h("div.ls-heat-line", null, told, button("Show pictures", () => open(...looked), { icon: "image", kind: "quiet", id: "ls-heat-show" })),
+    h("div.ls-heat-body", null, stage, list));
   const charts = h("div.ls-charts", null, h("div.ls-charts-top", null, frequency, balance), together), empty = h("div");
   const node = h("div.ls-words-scroll", { id: "ls-charts" }, empty, charts);
 
@@ -53,10 +53,11 @@ export function chartsView({ show }) {
     if (together.hidden) return;
     keepFocus(orders, () => fill(orders, Object.entries(ORDERS).map(([name, text]) => h("button.ls-segment" + (name === order ? ".current" : ""), { type: "button", id: `ls-heat-${name}`, "aria-pressed": String(name === order), onclick: () => { order = name; drawTogether(); } }, text))));
     heat.set(names, counts, order);
-    const pairs = heat.pairs(), opened = list.querySelector("details[open]");
-    fill(list, h("details.ls-heat-list", { open: Boolean(opened) }, h("summary", null, "The same as a list"),
+    const pairs = heat.pairs();
+    keepFocus(list, () => fill(list, h("h3", null, "Most often together"),
       h("table.ls-balance-table", null, h("thead", null, h("tr", null, ["Tags", "Together", "Of those with either"].map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", null, pairs.slice(0, PAIRS).map(([i, j, both, share]) => h("tr", null, h("th", { scope: "row" }, h("button.ls-link", { type: "button", onclick: () => open(i, j) }, `${names[i]} + ${names[j]}`)), h("td.number", null, number(both)), h("td", null, shareBar(share))))))));
+        h("tbody", null, pairs.slice(0, pairsShown).map(([i, j, both, share]) => h("tr", null, h("th", { scope: "row" }, h("button.ls-link", { type: "button", onclick: () => open(i, j) }, `${names[i]} + ${names[j]}`)), h("td.number", null, number(both)), h("td", null, shareBar(share)))))),
+      pairs.length > pairsShown && button("Show more", () => { pairsShown += STEP; drawTogether(); }, { kind: "quiet", label: "Show more pairs of tags" })));
   }
 
   function draw() {

@@ -105,9 +105,9 @@ export function replace({ ids, prose }) {
     form: (again) => {
       pattern = textInput("Find", "", again, { id: "ls-edit-pattern" });
       by = textInput("Replace by", "", again, { id: "ls-edit-by", placeholder: "nothing" });
-      how = choice("How", { text: "Letters as they are", regex: "Regular expression" }, () => { hint.hidden = how.value() !== "regex"; again(); });
+      how = choice("How", { text: "Text", regex: "Regular expression" }, () => { hint.hidden = how.value() !== "regex"; again(); });
       field = prose ? choice("Where", { caption: "In tags", prose: "In sentences" }, again) : null;
-      const hint = h("div.ls-muted", { hidden: true }, "It is looked for in each tag. \\1 is what stood in its first brackets; (red|blue) hat → hat finds both.");
+      const hint = h("div.ls-muted", { hidden: true }, "It is looked for in each tag, or in the sentences. \\1 is what stood in its first brackets; (red|blue) hat → hat finds both.");
       setTimeout(() => pattern.input.focus());
       return h("div.ls-stack", null, h("div.ls-edit-pair", null, pattern.node, by.node), h("div.ls-row", null, how.node, field && field.node), hint);
     },

@@ -2,8 +2,8 @@
 import { h, number } from "./core.js";
 import { percent } from "./words-ask.js";
 
-const LABELS = { left: 128, top: 104, right: 8, bottom: 6 };
-const SMALLEST = 12, LARGEST = 34; // pixels of a square
+const LABELS = { left: 128, top: 104, right: 46, bottom: 6 };
+const SMALLEST = 12, LARGEST = 20; // pixels of a square
 
 /** The order in which each tag follows the one that it stands together with most. */
 export function alike(shares) {
@@ -32,7 +32,7 @@ export function heatMap({ onCurrent, onOpen }) {
   const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--ls-${name}`).trim();
 
   function draw() {
-    const area = node.parentElement;
+    const area = node.closest(".ls-heat-body");
     if (!names.length || !area || !area.clientWidth) return;
     const many = order.length, ratio = window.devicePixelRatio || 1;
     square = Math.max(SMALLEST, Math.min(LARGEST, Math.floor((area.clientWidth - LABELS.left - LABELS.right) / many)));
@@ -106,7 +106,7 @@ export function heatMap({ onCurrent, onOpen }) {
       order = sort === "alike" ? alike(shares) : [...names.keys()];
       row = Math.min(row, order.length - 1);
       column = Math.min(column, order.length - 1);
-      node.setAttribute("aria-label", `Which of the ${number(names.length)} most frequent tags stand together. Arrow keys move from square to square, Enter shows the pictures; the list below says the same in words.`);
+      node.setAttribute("aria-label", `Which of the ${number(names.length)} most frequent tags stand together. Arrow keys move from square to square, Enter shows the pictures; the list beside it says the same in words.`);
       draw();
       if (order.length) onCurrent(order[row], order[column]);
     },

@@ -29,7 +29,7 @@ export function tableView({ show, scope }) {
     onOpen: (row) => { list.select([row.tag]); run("rename"); },
   });
   const node = h("div.ls-words-view", null,
-    h("div.ls-words-main", null, h("div.ls-toolbar", null, h("div.ls-search-box.ls-tags-find", null, icon("search", 14), find), h("span.ls-select", null, categories), told),
+    h("div.ls-words-main", null, h("div.ls-toolbar", null, h("div.ls-search-box.ls-tags-find", null, icon("search", 14), find), h("span.ls-pick", null, categories), told),
       h("div.ls-tags-stage", null, list.node, empty), h("div.ls-keys", null, KEYS.map(([key, text]) => h("span", null, h("kbd", null, key), " ", text)))), side);
 
   function cells(row) {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lora_studio.core.project import Project
-from lora_studio.steps import caption_edits, checking
+from lora_studio.steps import caption_edits, captioning, checking, vocabulary
 from lora_studio.steps.caption_edits import CaptionEdit
 from lora_studio.ui import pictures
 from lora_studio.ui.studio import Studio
@@ -17,6 +17,7 @@ Ids = Annotated[list[int], Field(max_length=200_000)] | Literal["used"] | None
 """Some pictures, those that are trained on, or (None) all of them."""
 Tag = Annotated[str, Field(min_length=1, max_length=20_000)]
 Tags = Annotated[list[Tag], Field(min_length=1, max_length=20_000)]
+Kind = Annotated[str, Field(max_length=40)]
 Digest = Annotated[str, Field(max_length=64)]
 
 
@@ -26,6 +27,9 @@ def functions(studio: Studio) -> dict[str, Any]:
     def table(project: str) -> dict[str, Any]:
         opened = studio.open(project)
         return studio.remembered(opened, "words.table", lambda: _table(opened))
+
+    def words(project: str) -> list[str]:
+        return [word[0] for word in vocabulary.words(studio.open(project))]
 
     def preview(project: str, ids: Ids, edit: CaptionEdit) -> dict[str, Any]:
         return caption_edits.preview(studio.open(project), ids, edit).page()
@@ -37,6 +41,13 @@ def functions(studio: Studio) -> dict[str, Any]:
     def lint(project: str) -> dict[str, Any]:
         opened = studio.open(project)
         return {"problems": studio.remembered(opened, "words.lint", lambda: checking.lint(opened))}
+
+    def fix(project: str, kind: Kind) -> dict[str, Any]:
+        return checking.fix(studio.open(project), kind).page()
+
+    def mend(project: str, kind: Kind, digest: Digest | None = None) -> dict[str, Any]:
+        opened = studio.open(project)
+        return _answer(opened, captioning.write(opened, checking.fix(opened, kind), digest))
 
     def absorbed(project: str) -> dict[str, Any]:
         opened = studio.open(project)
@@ -54,9 +65,12 @@ def functions(studio: Studio) -> dict[str, Any]:
 
     return {
         "words.table": table,
+        "words.vocabulary": words,
         "words.preview": preview,
         "words.apply": apply,
         "words.lint": lint,
+        "words.fix": fix,
+        "words.mend": mend,
         "words.absorbed": absorbed,
         "words.prune": prune,
         "words.charts": charts,
