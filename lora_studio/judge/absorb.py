@@ -174,7 +174,7 @@ def _plan_says(said: _Said) -> Verdict:
     """What holds for every kind of LoRA."""
     if said.pruned:
         return "prune", f"The plan prunes it, yet it stands on {said.percent} of the pictures."
-    if word := said.defining:
+    if (word := said.defining) and (not said.varies or _exactly(said)):
         return "prune", f"The plan names {word} as defining: without the tag, {_who(said)} stands for it."
     if word := said.avoid:
         text = f"The plan says {word} must not be learned: named in the captions it stays apart from {_who(said)}."
@@ -187,7 +187,7 @@ def _who(said: _Said) -> str:
 
 
 def _character(said: _Said) -> Verdict:
-    if (verdict := _plan_says(said)) and not (said.varies and not said.pruned and not _exactly(said)):
+    if verdict := _plan_says(said):
         return verdict
     if (word := said.varies) and said.share >= FREQUENT:
         return "keep", f"The plan says {word} may change: as a tag it can be changed by a prompt."
@@ -334,6 +334,6 @@ def _fused(group: list[int], names: Sequence[str], every: Mapping[int, list[str]
     listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
     text = (
         f"{listed} stand together on {plural(count, 'picture')} and hardly apart: the LoRA cannot tell which word means"
-        " what, and a prompt with one brings the others. Add pictures with one of them only, or merge them into one word."
+        " what, and a prompt with one brings the others. Add pictures with one of them only, or make it one word."
     )
     return Fused(shown, count / len(every), text)
