@@ -118,6 +118,18 @@ def test_tags_that_hardly_stand_apart_are_one_group():
     assert fused.tags == ("beret", "cane", "scarf") and fused.share == 0.5 and "6 pictures" in fused.text
 
 
+def test_of_many_tags_that_stand_together_the_general_ones_are_left_out():
+    captions = ["zorbi, beach, outdoors, cap, cane, tree, ball, dog, cat", "zorbi, bow"] * 6
+    (fused,) = judged(captions).fused
+    assert len(fused.tags) == 7 and "outdoors" not in fused.tags and "and 2 more stand together" in fused.text
+
+
+def test_what_says_a_pruned_trait_more_precisely_goes_with_it():
+    found = judged(repeated(("long hair", 18), ("very long hair", 2)), answers=Answers("zorbi"))
+    assert actions(found) == {"long hair": "prune", "very long hair": "prune"}
+    assert "long hair as well" in why(found, "very long hair")
+
+
 def test_what_implies_another_tag_is_not_fused_with_it():
     assert judged(["zorbi, shirt, red shirt", "zorbi, tree"] * 6).fused == ()
 

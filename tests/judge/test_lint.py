@@ -71,6 +71,10 @@ def test_a_caption_that_is_the_pictures_own_name_is_found():
     assert one(problems, "file_name").fix == {"do": "remove", "tags": ["holiday 07"]}
 
 
+def test_of_a_caption_that_is_a_file_name_nothing_else_is_said():
+    assert [found.kind for found in checked("hat_041", names={9: "hat_041.png"})] == ["file_name"]
+
+
 @pytest.mark.parametrize(
     "caption",
     [
