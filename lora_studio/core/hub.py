@@ -12,12 +12,10 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import huggingface_hub
 from huggingface_hub import errors, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
@@ -196,8 +194,11 @@ def _fetch_large(repo: str, revision: str | None, file: RemoteFile, blobs: Path)
         if here <= before:
             raise TimeoutError(file.name)
         before = here
-        with suppress(httpx.TransportError):
+        try:
             _go_on(hf_hub_url(repo, file.name, revision=revision, endpoint=endpoint()), part, here)
+        except Exception as error:
+            if not _is_broken_line(error):
+                raise
     _check(repo, file, part)
     os.replace(part, blobs / file.digest)
 
@@ -208,7 +209,7 @@ def _go_on(url: str, part: Path, start: int) -> None:
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
         with part.open("ab" if response.status_code == 206 else "wb") as out:
-            for block in response.iter_bytes(2**20):
+            for block in response.iter_bytes():  # as it comes: what is gathered first is lost when the line breaks
                 out.write(block)
 
 
@@ -265,6 +266,11 @@ UNREACHABLE = (
 )
 
 
+def _is_broken_line(error: BaseException) -> bool:
+    """By the names of its classes: which HTTP library the hub's client uses changes with its versions."""
+    return bool({kind.__name__ for kind in type(error).__mro__} & set(UNREACHABLE))
+
+
 def explain(error: BaseException, repo: str, revision: str | None) -> UserError:
     """What went wrong, in plain words. The error's own text is not passed on: it may hold addresses and names."""
     if isinstance(error, errors.GatedRepoError):
@@ -294,8 +300,7 @@ def explain(error: BaseException, repo: str, revision: str | None) -> UserError:
         return UserError(
             f"{repo} cannot be written to the hub's cache: {error.strerror}.", "Check that the folder can be written."
         )
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) or names & set(UNREACHABLE):
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) or _is_broken_line(error):
         return UserError(
             f"The Hugging Face hub cannot be reached, and {repo} is not whole on this computer.",
             "Check the connection (and that HF_HUB_OFFLINE is not set), or choose a model that is here; "

@@ -20,6 +20,9 @@ from lora_studio.tagger.models import CONFIG, TAG_CSV, WEIGHTS, read_json
 from lora_studio.tagger.scoring import Floats, Prepared, best_device, number_type, stacked
 from lora_studio.tagger.vocabulary import Vocabulary, load_tag_csv
 
+LOADING = {"pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+"""Arguments with which timm would open another file, maybe a pickle."""
+
 
 class WdTagger(Prepared):
     """Probabilities of booru tags."""
@@ -48,10 +51,11 @@ def load_scorer(folder: Path, device: str | None = None, half: bool | None = Non
     """The tagger in `folder`, which `models.folder_kind` has called `wd`. Raises UserError naming the file at fault."""
     config, vocabulary = read_json(folder / CONFIG), load_tag_csv(folder / TAG_CSV)
     cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 448, 448)} | config.get("pretrained_cfg", {})
+    name, args = config["architecture"], config.get("model_args", {})
     try:
-        model = timm.create_model(
-            config["architecture"], pretrained=False, num_classes=len(vocabulary), **config.get("model_args", {})
-        )
+        if not timm.is_model(name) or set(args) & LOADING:
+            raise ValueError(f"{name} is none of its architectures, or is to be loaded from elsewhere")
+        model = timm.create_model(name, pretrained=False, num_classes=len(vocabulary), **args)
     except Exception as error:  # whatever a constructor raises for names and sizes it does not know
         raise UserError(
             f"{folder / CONFIG} describes no model that timm {timm.__version__} knows ({error}).", remedy_for(folder)

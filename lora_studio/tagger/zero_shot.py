@@ -3,22 +3,32 @@
 How near a picture is to a word says little by itself: some words are near to everything, and each model has a scale of
 its own. So every word is measured against others, the *bank*: words of the list itself and some everyday ones.
 
-1. A word is the mean of its templates. From it the bank's mean is taken away, which is what all words have in common
-   (with it goes the distance between pictures and words, cf. Liang et al. 2022, "Mind the gap"), and the rest gets
-   length 1: no word is near to everything any more, and all have one scale.
+1. A word is the mean of its templates. The direction of the bank's mean is taken out of it: what all texts have in
+   common, and vague words most of all. The rest gets length 1, so that all words have one scale.
 2. For each picture the bank says what is usual: the median of its nearness to all of these words, and their spread
    (1.4826 times the median distance from it, which is the standard deviation where they are normally distributed; the
    few words that are right do not move it).
 3. z = (nearness - median) / spread is the same measure for every word, and the probability is a logistic function of
    it: 0.5 at z = 2, better than 98 of 100 of the bank's words; 0.8 at z = 2.8, better than 997 of 1,000.
+4. The longer the list, the more words reach a level by chance. The level from which a word is believed is the one that
+   about five words of the list reach so.
+
+Measured with the starter's model, whose tags and words were trained together, on the 84 pictures of the samples, 42
+tags, against its head, with the bank of the studio's list: mean average precision 0.971 (0.949 with the mean taken away
+as it is, 1.000 for the bare nearness), 0.989 over all tags at once. No larger model was at hand: that 0.5 means the
+same for each word of a CLIP trained on the web follows from the above, but is not measured. Other ways that were tried
+and were worse: each word against its own nearness to a set of reference pictures (0.882 to 0.935), and a spread for
+each word (0.955).
 """
 
 import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp
 from pathlib import Path
+from statistics import NormalDist
 from zipfile import BadZipFile
 
 import numpy as np
@@ -44,6 +54,7 @@ EVERYDAY = tuple(f"a {word}" for word in THINGS.split())
 BANK = 512
 """At most so many words of the list are in the bank, evenly taken."""
 HALF_AT, SLOPE = 2.0, 1.8
+BY_CHANCE, LEAST_Z = 5, 1.5
 SKIPPED = ("quality", "text")
 """Kinds of our list that are no sight: praise, and what is written about a picture."""
 METHOD = "words-1"
@@ -71,8 +82,15 @@ class Words:
 
 def words_of(tags: Floats, bank: Floats) -> Words:
     """(T, D) and (N, D) embeddings of texts -> the same without what all of the bank have in common."""
-    common = bank.mean(axis=0)
-    return Words(_unit(tags - common), _unit(bank - common))
+    common = _unit(bank.mean(axis=0, keepdims=True))
+    tags, bank = (rows - rows @ common.T @ common for rows in (tags, bank))
+    return Words(_unit(tags), _unit(bank))
+
+
+def level_for(num_words: int) -> float:
+    """The probability that about `BY_CHANCE` words of a list reach without being right."""
+    z = NormalDist().inv_cdf(1 - min(0.5, BY_CHANCE / num_words))
+    return 1 / (1 + exp(-SLOPE * (max(z, LEAST_Z) - HALF_AT)))
 
 
 def _unit(rows: Floats) -> Floats:
@@ -83,7 +101,7 @@ def own_vocabulary() -> Vocabulary:
     """The studio's list of tags, without those that cannot be seen or are faces drawn with letters."""
     book = tags.book().tags
     names = [name for name, kind in book.items() if kind not in SKIPPED and re.search("[a-z]{3}", name)]
-    return Vocabulary(tuple(names), tuple(book[name] for name in names), (0.5,) * len(names))
+    return Vocabulary(tuple(names), tuple(book[name] for name in names), (0.5,) * len(names))  # see level_for
 
 
 def load_scorer(
@@ -100,7 +118,8 @@ def load_scorer(
     picked = np.unique(np.linspace(0, len(known) - 1, min(BANK, len(known))).astype(int))
     bank = [*(known.names[place] for place in picked), *EVERYDAY]
     words = words_of(*_embedded(clip, folder, known.names, bank, report))
-    return Tagger(clip, known, words.score)
+    level = round(level_for(len(known)), 3)
+    return Tagger(clip, replace(known, thresholds=(level,) * len(known)), words.score)
 
 
 def _embedded(
@@ -109,7 +128,7 @@ def _embedded(
     """(T, D) of the names and (N, D) of the bank; from the cache where this model has read these words before."""
     path = paths.cache() / "words" / f"{_key(folder, names, bank)}.npz"
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             return kept["tags"], kept["bank"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass  # not there, or damaged: computed anew
