@@ -1,7 +1,7 @@
 // What the views of all captions share: answers that are asked for again when captions change, and who has which tag.
 import { Failure, call, h, state } from "./core.js";
-import { split } from "./chips.js";
 import { pictures, used } from "./pictures.js";
+import { tagIndex } from "./tag-index.js";
 
 /**
  * What Python answers to `name`: {found, problem, ask()}. `found` is null until it is known, and stays what it was while
@@ -35,23 +35,10 @@ export function answer(name, draw) {
   return one;
 }
 
-let index = null, indexed = "";
 /** The ids of the used pictures that have one of the tags, in the order of the grid. */
 export function having(tags) {
-  const now = `${pictures.project}|${pictures.revision}|${pictures.all.length}`;
-  if (now !== indexed) {
-    indexed = now;
-    index = new Map();
-    for (const image of pictures.all) {
-      if (!used(image)) continue;
-      for (const tag of split(image.caption)) {
-        const key = tag.toLowerCase(), ids = index.get(key);
-        if (ids) ids.push(image.id); else index.set(key, [image.id]);
-      }
-    }
-  }
-  const found = tags.map((tag) => index.get(tag.toLowerCase()) || []);
-  return found.length === 1 ? found[0] : [...new Set(found.flat())].sort((a, b) => a - b);
+  const wanted = new Set(tags.map((tag) => tag.toLowerCase()));
+  return pictures.all.filter((image) => used(image) && tagIndex.tags(image).some((tag) => wanted.has(tag.toLowerCase()))).map((image) => image.id);
 }
 
 export const percent = (share) => (share > 0 && share < 0.01 ? "<1 %" : share < 1 && share > 0.99 ? ">99 %" : `${Math.round(100 * share)} %`);

@@ -2,6 +2,7 @@
 import { call, h, state } from "./core.js";
 import { tagField } from "./chips.js";
 import { editPictures } from "./pictures.js";
+import { tagIndex } from "./tag-index.js";
 import { confirmDiff } from "./words-diff.js";
 
 /** Show what `edit` (a CaptionEdit) does to the pictures `ids` ("used": all that are trained), and do it when told so. */
@@ -19,9 +20,9 @@ export function changeCaptions(title, ids, edit, options = {}) {
 // ---- fields of the dialogs ------------------------------------------------------------------------------------------
 
 /** A field for a tag that holds what was chosen. */
-function tagInput(label, value, words, again, submit, id = "ls-edit-tag") {
+function tagInput(label, value, again, submit, id = "ls-edit-tag") {
   let held = value;
-  const field = tagField({ placeholder: label, label, id, words, onPick: (text) => {
+  const field = tagField({ placeholder: label, label, id, words: tagIndex.words, onPick: (text) => {
     const twice = text === held;
     held = text;
     setTimeout(() => { field.input.value = text; if (twice) submit(); else again(); });
@@ -48,19 +49,19 @@ function choice(label, values, again) {
 
 const listed = (tags) => (tags.length <= 3 ? tags.join(", ") : `${tags.slice(0, 2).join(", ")} and ${tags.length - 2} more`);
 
-export function rename(tag, { ids, words }) {
+export function rename(tag, { ids }) {
   let field;
   return changeCaptions(`Rename ${tag}`, ids, () => (field.value() && field.value() !== tag ? { do: "rename", tags: [tag], new: field.value() } : null), {
     yes: "Rename",
-    form: (again, submit) => { field = tagInput("New name (several tags with commas)", tag, words, again, submit); return field.node; },
+    form: (again, submit) => { field = tagInput("New name", tag, again, submit); return field.node; },
   });
 }
 
-export function merge(tags, { ids, words, best }) {
+export function merge(tags, { ids, best }) {
   let field;
   return changeCaptions(`Merge ${listed(tags)}`, ids, () => (field.value() && !field.value().includes(",") ? { do: "merge", tags, new: field.value() } : null), {
     yes: "Merge",
-    form: (again, submit) => { field = tagInput("Into one tag", best, words, again, submit); return field.node; },
+    form: (again, submit) => { field = tagInput("Into one tag", best, again, submit); return field.node; },
   });
 }
 
@@ -78,7 +79,7 @@ export function place(tag, { ids }) {
 
 // ---- changes of whole captions --------------------------------------------------------------------------------------
 
-export function add({ ids, words }) {
+export function add({ ids }) {
   let field, where, at;
   const edit = () => {
     const tags = field.value().split(",").map((tag) => tag.trim()).filter(Boolean);
@@ -88,7 +89,7 @@ export function add({ ids, words }) {
   return changeCaptions("Add a tag", ids, edit, {
     yes: "Add",
     form: (again, submit) => {
-      field = tagInput("Tag", "", words, again, submit);
+      field = tagInput("Tag", "", again, submit);
       at = textInput("Place, counted behind the trigger; −1 is the last", "2", again, { type: "number", min: "-1000", max: "1000", step: "1", id: "ls-edit-place" });
       at.node.hidden = true;
       where = choice("Where", { end: "At the end", front: "First behind the trigger", place: "At a place" }, () => { at.node.hidden = where.value() !== "place"; again(); });

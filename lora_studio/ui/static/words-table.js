@@ -1,5 +1,5 @@
 // "Tags": every tag with how often it stands where, and what can be done with it in all, the filtered or the selected pictures.
-import { button, call, fill, h, icon, number, plural, refill, state, thumb } from "./core.js";
+import { button, fill, h, icon, number, plural, refill, thumb } from "./core.js";
 import { pictures, used } from "./pictures.js";
 import { undoLast } from "./shell.js";
 import { answer, having, percent, shareBar } from "./words-ask.js";
@@ -19,7 +19,7 @@ const KEYS = [["↑ ↓", "tag"], ["Space", "add"], ["Enter", "rename"], ["M", "
 
 export function tableView({ show, scope }) {
   const table = answer("words.table", draw);
-  let rows = [], shown = [], query = "", category = "", sort = { name: "count", down: true }, where = "all", known = [], drawn = null, asked = "";
+  let rows = [], shown = [], query = "", category = "", sort = { name: "count", down: true }, where = "all", drawn = null;
   const find = h("input.ls-search", { type: "search", placeholder: "Find a tag", "aria-label": "Find a tag", id: "ls-tags-find", oninput: () => { query = find.value.trim().toLowerCase(); drawRows(); }, onkeydown: (event) => { if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); list.focus(); if (shown.length && !list.selected.length) list.select([shown[0].tag]); } else if (event.key === "Escape") { if (find.value) { find.value = query = ""; drawRows(); } else list.focus(); event.stopPropagation(); } } });
   const categories = h("select.ls-order", { "aria-label": "Category", id: "ls-tags-category", onchange: () => { category = categories.value; drawRows(); } });
   const told = h("span.ls-muted", { "aria-live": "polite" }), side = h("div.ls-side.ls-words-side"), empty = h("div.ls-tags-empty", { hidden: true });
@@ -48,11 +48,10 @@ export function tableView({ show, scope }) {
   }
   const ids = () => { const found = scopes(); return (found[where] || found.all)[1]; };
   function within(tags) { const wanted = ids(), have = having(tags); if (wanted === "used") return have; const set = new Set(wanted); return have.filter((id) => set.has(id)); }
-  const words = () => [...rows.map((row) => ({ name: row.tag, count: row.count })), ...known];
 
   const RUN = {
-    rename: { one: true, run: ([tag]) => rename(tag, { ids: ids(), words }), then: true },
-    merge: { many: true, run: (tags) => merge(tags, { ids: ids(), words, best: best(tags) }) },
+    rename: { one: true, run: ([tag]) => rename(tag, { ids: ids() }) },
+    merge: { many: true, run: (tags) => merge(tags, { ids: ids(), best: best(tags) }) },
     remove: { run: (tags) => remove(tags, { ids: ids() }) },
     front: { run: (tags) => front(tags, { ids: ids() }) },
     place: { one: true, run: ([tag]) => place(tag, { ids: within([tag]) }) },
@@ -65,7 +64,7 @@ export function tableView({ show, scope }) {
     await one.run(tags);
     if (name !== "show") list.focus();
   }
-  async function whole(work) { await work({ ids: ids(), words, prose: pictures.all.some((image) => image.prose) }); }
+  async function whole(work) { await work({ ids: ids(), prose: pictures.all.some((image) => image.prose) }); }
 
   function onKey(event) {
     const work = { f: () => run("front"), m: () => run("merge"), s: () => run("show"), p: () => run("place"), f2: () => run("rename"), delete: () => run("remove"), backspace: () => run("remove"), "/": () => find.focus(), u: () => undoLast() }[event.key.toLowerCase()];
@@ -127,22 +126,12 @@ export function tableView({ show, scope }) {
       Object.entries(TIDY).filter(([name]) => name !== "trigger" || table.found.trigger).map(([name, [title, text]]) => row(`ls-words-${name}`, title, text, () => whole((options) => tidy(name, options)))))));
   }
 
-  /** Tags of the vocabulary that nobody uses yet, for completion. */
-  async function askWords() {
-    if (asked === pictures.project) return;
-    asked = pictures.project;
-    const have = new Set(rows.map((row) => row.tag.toLowerCase()));
-    const found = await call("words.vocabulary", { project: state.project }, { quiet: true });
-    known = found.filter((name) => !have.has(name.toLowerCase())).map((name) => ({ name, count: 0 }));
-  }
-
   function draw() {
     table.ask();
     if (drawn !== table.found || table.problem) {
       drawn = table.found;
       rows = (table.found ? table.found.rows : []).map(([tag, count, share, category_, beside]) => ({ tag, count, share, category: category_, beside }));
       drawCategories();
-      if (table.found) askWords().catch(() => { asked = ""; });
     }
     drawRows();
     drawSide();
