@@ -19,6 +19,7 @@ from lora_studio.judge import captions as judge_captions
 from lora_studio.judge.dataset import Finding
 from lora_studio.steps import captioning, looking
 from lora_studio.steps.captioning import Change, Diff
+from lora_studio.tagger import models
 from lora_studio.tagger.config import TagConfig, TagJob
 from lora_studio.tagger.vocabulary import load_vocabulary
 
@@ -68,6 +69,10 @@ def start(project: Project, jobs: Jobs, config: TagConfig, ids: Iterable[int] | 
     """
     data = tag_job(project, config, ids).to_dict()
     _refuse_second(project, jobs)
+    for name in config.models:
+        models.kind_of(name)
+    if config.vocabulary and not Path(config.vocabulary).expanduser().is_file():
+        raise UserError(f"There is no list of words at {config.vocabulary}.", "Name a text file with one tag a line.")
     return jobs.start(project.new_folder("jobs", "tag"), TARGET, data, "Auto-tagging", project.slug)
 
 

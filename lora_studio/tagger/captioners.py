@@ -6,9 +6,9 @@ own class for them: nothing of a model's folder is ever run.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lora_studio import torchvision_ops  # noqa: F401  isort: skip
 import numpy as np
@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lora_studio.core.errors import UserError
-from lora_studio.core.progress import Event, Phase
+from lora_studio.core.progress import Phase
 from lora_studio.tagger.config import PROMPT
+from lora_studio.tagger.scoring import Describer, Report, best_device, silent
 
 CLIP_CONFIG, CLIP_WEIGHTS, CONFIG = "open_clip_config.json", "open_clip_model.safetensors", "config.json"
 BEAMS = 4
@@ -43,24 +44,9 @@ OWN_PROMPTS = {
 REMEDY = "Choose another model, or fetch this one anew."
 
 
-class Describer(Protocol):
-    """What writes sentences about pictures."""
-
-    device: str
-
-    def prepare(self, image: Image.Image) -> Any:
-        """One RGB picture of any size as the model takes it; on the CPU, from any thread."""
-
-    def describe_prepared(self, batch: Sequence[Any], prompt: str = PROMPT, max_tokens: int = 120) -> list[str]:
-        """What `prepare` made of B pictures -> B texts."""
-
-    def describe(self, images: Sequence[Image.Image], prompt: str = PROMPT, max_tokens: int = 120) -> list[str]:
-        """B RGB pictures -> B texts. Those that cannot be asked ignore the prompt."""
-
-
 def load(
     folder: Path,
-    report: Callable[[Event], None] = lambda event: None,
+    report: Report = silent,
     device: str | None = None,
     half: bool | None = None,
 ) -> Describer:
@@ -69,7 +55,7 @@ def load(
     Raises UserError naming what is missing or wrong, and the way out.
     """
     report(Phase("load", f"Loading {folder.name}"))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device(device)
     half = device != "cpu" if half is None else half
     if (folder / CLIP_CONFIG).is_file():
         return _load_coca(folder, device, half)

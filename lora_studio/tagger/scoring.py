@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lora_studio.core.progress import Event
+from lora_studio.tagger.config import PROMPT
 from lora_studio.tagger.vocabulary import Vocabulary
 
 Floats = NDArray[np.float32]
@@ -40,8 +41,16 @@ class Describer(Protocol):
 
     device: str
 
-    def describe(self, images: Sequence[Image.Image], prompt: str = "") -> list[str]:
-        """B RGB pictures -> B sentences. `prompt` is what the model is asked, where it can be asked."""
+    def prepare(self, image: Image.Image) -> Any:
+        """One RGB picture of any size as the model takes it. On the CPU; several threads may call it."""
+        ...
+
+    def describe_prepared(self, batch: Sequence[Any], prompt: str = PROMPT, max_tokens: int = 120) -> list[str]:
+        """B prepared pictures -> B texts. `prompt` is what the model is asked, where it can be asked."""
+        ...
+
+    def describe(self, images: Sequence[Image.Image], prompt: str = PROMPT, max_tokens: int = 120) -> list[str]:
+        """B RGB pictures -> B texts."""
         ...
 
 

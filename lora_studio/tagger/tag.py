@@ -17,15 +17,15 @@ from lora_studio.core.progress import Event, FileWritten, Note, Phase, Progress
 from lora_studio.tagger.choose import choose
 from lora_studio.tagger.combine import combine
 from lora_studio.tagger.config import TagConfig, TagJob
-from lora_studio.tagger.models import Describer, Scorer, load
+from lora_studio.tagger.model import Describer, Scorer, load
 from lora_studio.tagger.pipeline import Prepared, prepared_batches
 
 RESULTS = "results.jsonl"
 MADE_WITH = "results.config.json"
 
 
-class _Stop(Exception):
-    """A stop came while a model was loading or being fetched."""
+class _Stop(BaseException):
+    """A stop came while a model was loading or being fetched. No Exception: those become words of the hub's errors."""
 
 
 def tag(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
@@ -114,8 +114,9 @@ def answers(models: Sequence[Scorer | Describer], batch: Sequence[Prepared], con
     try:
         for place, (name, model) in enumerate(zip(config.models, models, strict=True)):
             ready = [item.ready[place] for item in good]
-            if isinstance(model, Describer):
-                for own, text in zip(texts, model.describe(ready, config.prompt, config.max_tokens), strict=True):
+            if hasattr(model, "describe_prepared"):
+                said = model.describe_prepared(ready, config.prompt, config.max_tokens)
+                for own, text in zip(texts, said, strict=True):
                     own.append(text)
                 continue
             scores = model.score_prepared(ready) if ready else ()
@@ -132,9 +133,9 @@ def answers(models: Sequence[Scorer | Describer], batch: Sequence[Prepared], con
     done = iter(zip(tags, texts, strict=True))
     lines = []
     for item in batch:
-        found, said = ([], []) if item.reason else next(done)
+        found, sentences = ([], []) if item.reason else next(done)
         chosen = combine(found, config, list(kinds)) if found else []
-        text = " ".join(" ".join(part.split()) for part in said).strip()
+        text = " ".join(" ".join(sentences).split())
         lines.append({"id": item.id, "tags": chosen, "text": text, "error": item.reason})
     return lines
 

@@ -59,7 +59,7 @@ CHAT = (
     "{% for message in messages %}USER: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
 )
-WORDS = "a red blue green round square picture of with hat hair on the left right USER ASSISTANT what is it".split()
+TEXT = "a red blue green round square picture of with hat hair on the left right USER ASSISTANT what is it"
 
 
 def coca(folder: Path) -> Path:
@@ -81,7 +81,7 @@ def words(special: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordLevelTrainer(special_tokens=special)
-    tokenizer.train_from_iterator([" ".join(WORDS)], trainer)
+    tokenizer.train_from_iterator([TEXT], trainer)
     return tokenizer
 
 
@@ -125,7 +125,7 @@ def blip(folder: Path) -> Path:
     """A BLIP, which has no chat template and describes unasked."""
     folder.mkdir(parents=True, exist_ok=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
-    (folder / "vocab.txt").write_text("\n".join([*special, *dict.fromkeys(word.lower() for word in WORDS)]))
+    (folder / "vocab.txt").write_text("\n".join([*special, *TEXT.lower().split()]))
     tokenizer = BertTokenizerFast.from_pretrained(folder)
     processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
     torch.manual_seed(0)

@@ -27,6 +27,7 @@ export function tagField({ placeholder, label, id, words, onPick, onEmptyBackspa
     list.hidden = !offered.length;
     input.setAttribute("aria-expanded", String(!list.hidden));
     draw();
+    if (!list.hidden) list.scrollIntoView({ block: "nearest" });
   }
   function draw() {
     fill(list, offered.map((word, index) => h("div.ls-word" + (index === at ? ".current" : ""), { role: "option", "aria-selected": String(index === at), onpointerdown: (event) => { event.preventDefault(); pick(named(word)); } },

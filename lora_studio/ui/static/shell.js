@@ -206,7 +206,8 @@ const HELP = [
   ["Everywhere", [["Ctrl Z, Ctrl Shift Z", "undo, redo"], ["Alt 1 … Alt 6", "go to a step"], ["?", "this help"]]],
   ["Pictures", [["← ↑ → ↓", "move"], ["Shift + arrow, Shift click", "select a range"], ["Ctrl click", "add to the selection"], ["Ctrl A", "select all"], ["Enter, Space", "enlarge"], ["Esc", "close, or select one"]]],
   ["Curation", [["K", "keep"], ["M", "maybe: set aside"], ["R", "reject"], ["N", "neither"], ["A", "do as suggested"], ["U, Shift U", "undo, redo"], ["C", "crop"], ["E", "crops, mask, what is trained"], ["Z", "enlarge; wheel or + zooms"], ["X", "compare two"], ["/", "to the filter"]]],
-  ["Tagging", [["T", "add a tag"], ["Backspace", "remove the last tag (in the empty field)"], ["Alt ← →", "move the tag that has the focus"], ["Del", "remove the tag that has the focus"]]],
+  ["Tagging", [["T", "add tags"], ["A", "add what the tagger suggests first"], ["1 … 9", "give or take a quick tag"], ["Q", "name the quick tags"], ["C", "to the tags: ← → go, Alt ← → move, Enter changes, Del removes"], ["W", "the caption as text"], ["D", "its sentences"], ["B", "change many captions"], ["Ctrl C, Ctrl V", "copy and paste tags"], ["L", "find a tag"], ["U, Shift U", "undo, redo"], ["/", "to the filter"]]],
+  ["While adding tags", [["↑ ↓", "other picture (in the empty field)"], ["→", "add what is suggested"], ["Backspace", "remove the last tag"], ["Ctrl Z", "undo"], ["Ctrl Enter, PageDown", "on to the next picture, from any field"]]],
 ];
 function help() {
   return dialog("Keyboard", () => h("div.ls-help", null, HELP.map(([title, keys]) => h("section", null, h("h3", null, title),

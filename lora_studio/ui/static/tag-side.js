@@ -18,9 +18,9 @@ const same = (a, b) => a.toLowerCase() === b.toLowerCase();
 
 /**
  * {node, draw(image, ids), focus(), ...what the keys of the tab call}. options: info() -> {trigger, captions, quick};
- * step(by): to another picture; open(): enlarge; bulk(node): where the changes of many captions are offered.
+ * step(by): to another picture; open(): enlarge; place(): which one of those that are shown; onInfo(): quick tags changed.
  */
-export function tagSide({ info, step, open, onInfo }) {
+export function tagSide({ info, step, open, place, onInfo }) {
   let image = null, ids = [], guessed = [], asked = 0, timer = 0;
   const guesses = new Map(); // id -> what the tagger thinks
   const mode = () => info().captions || "tags", trigger = () => info().trigger || "";
@@ -131,13 +131,16 @@ export function tagSide({ info, step, open, onInfo }) {
   }
 
   function drawTitle() {
-    fill(title, h("span.ls-name", { title: many() ? null : image.name }, many() ? `${plural(ids.length, "picture")} chosen` : `#${image.id} ${image.name}`));
+    fill(title, h("span.ls-name", { title: many() ? null : image.name }, many() ? `${plural(ids.length, "picture")} chosen` : `#${image.id} ${image.name}`), h("span.ls-faint", null, many() ? null : place()));
     if (many()) fill(strip, ids.slice(0, THUMBS).map((id) => h("img", { src: thumb(pictures.byId.get(id)), alt: "" })), ids.length > THUMBS && h("span.ls-faint", null, `+${ids.length - THUMBS}`));
   }
 
   /** Somebody else wrote the same text meanwhile: both are here until one is chosen. */
   function drawClash() {
-    const found = many() ? null : conflictOf(image.id);
+    const found = many() ? null : conflictOf(image.id), drawn = JSON.stringify(found);
+    clash.hidden = !found;
+    if (clash.dataset.drawn === drawn) return;
+    clash.dataset.drawn = drawn;
     if (!found) { fill(clash); return; }
     const both = found.field === "caption" ? join(split(`${found.theirs}, ${found.mine}`)) : "";
     const end = (text) => () => { settle(found, text); chips.focus(); };

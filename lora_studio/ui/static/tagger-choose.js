@@ -148,7 +148,7 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
       howBox.style.visibility = filled() ? "" : "hidden";
       const to = [...chosen].filter((one) => !cards.get(one).present);
       const size = to.reduce((sum, one) => sum + (cards.get(one).bytes || 0), 0);
-      fill(foot, h("span.ls-muted.ls-fill", null, to.length ? `${size ? bytes(size) : plural(to.length, "model")} will be fetched first.` : "", !to.length && filled() ? "You see every change before it is written." : ""),
+      fill(foot, h("span.ls-muted.ls-fill", null, to.length ? `${size ? bytes(size) : plural(to.length, "model")}${size && !to.every((one) => cards.get(one).bytes) ? " and more" : ""} will be fetched first.` : "", !to.length && filled() ? "You see every change before it is written." : ""),
         button("Cancel", () => close()), button(sets[which].length ? `Tag ${plural(sets[which].length, "picture")}` : "Tag", begin, { kind: "primary", id: "ls-tagger-go", disabled: !sets[which].length || !chosen.size }));
     }
     async function begin() {

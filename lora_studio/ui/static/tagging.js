@@ -15,7 +15,7 @@ import { tagViews } from "./words-views.js";
 
 const MODES = { tags: ["Tags", "Short tags with commas"], prose: ["Sentences", "A description in sentences, never split at commas"], both: ["Both", "Tags, and then sentences"] };
 const SORTS = [["", "In order of import"], ["name", "By name"], ["tags", "By number of tags"], ["caption", "By caption"]];
-const KEYS = [["T", "add tags"], ["A", "as suggested"], ["1–9", "quick tags"], ["C", "to the chips"], ["B", "change many"], ["U", "undo"], ["/", "filter"], ["?", "all keys"]];
+const KEYS = [["T", "add tags"], ["A", "as suggested"], ["1–9", "quick tags"], ["B", "change many"], ["U", "undo"], ["/", "filter"], ["?", "all keys"]];
 const NOTHING = { trigger: "", captions: "tags", quick: [] };
 
 part("tagging", (root) => {
@@ -40,11 +40,11 @@ part("tagging", (root) => {
   });
   const list = tagList({ onChange: refilter });
   const bar = filterBar({
-    id: "ls-tag-filter", sortId: "ls-tag-sort", placeholder: "Filter: smile and not hat, count < 5 …", find: "tagging.find", fields: "tagging.fields", sorts: SORTS, judged: false,
+    id: "ls-tag-filter", sortId: "ls-tag-sort", placeholder: "Filter: smile and not hat", find: "tagging.find", fields: "tagging.fields", sorts: SORTS, judged: false,
     all: used, extra: list, focusGrid: () => grid.node.focus(), onChange: refilter,
     more: (word) => tagIndex.words(word).filter((one) => one.count).map((one) => ({ name: one.name, example: /^[\w-]+$/.test(one.name) ? one.name : `"${one.name}"`, text: plural(one.count, "picture") })),
   });
-  const side = tagSide({ info: () => info, step: (by) => grid.choose(grid.place(grid.current.id) + by), open: () => grid.enlarge(), onInfo: () => grid.draw() });
+  const side = tagSide({ info: () => info, step: (by) => grid.choose(grid.place(grid.current.id) + by), open: () => grid.enlarge(), place: () => `${number(grid.place(grid.current.id) + 1)} / ${number(grid.rows.length)}`, onInfo: () => grid.draw() });
   const keys = {
     t: () => side.focus(), d: () => side.focusProse(), w: () => side.focusRaw(), c: () => side.focusChips(), a: () => side.accept(), q: () => side.editQuick(), b: () => bulk("add"),
     u: undoLast, z: () => grid.enlarge(), l: () => list.focus(), "/": () => bar.focus(),
