@@ -93,7 +93,7 @@ export function add({ ids }) {
       at = textInput("Place, counted behind the trigger; −1 is the last", "2", again, { type: "number", min: "-1000", max: "1000", step: "1", id: "ls-edit-place" });
       at.node.hidden = true;
       where = choice("Where", { end: "At the end", front: "First behind the trigger", place: "At a place" }, () => { at.node.hidden = where.value() !== "place"; again(); });
-      return h("div.ls-stack", null, field.node, where.node, at.node);
+      return h("div.ls-stack", null, where.node, at.node, field.node); // last: what is offered to complete it covers what follows
     },
   });
 }

@@ -34,7 +34,7 @@ export function tableView({ show, scope }) {
 
   function cells(row) {
     const trigger = table.found.trigger && row.tag.toLowerCase() === table.found.trigger.toLowerCase();
-    return [[h("span.ls-ellipsis", { title: row.tag }, row.tag), trigger && h("span.ls-badge.accent", null, "trigger")], h("span.ls-ellipsis.ls-muted", null, row.category), h("span.ls-tags-count", null, number(row.count)), shareBar(row.share),
+    return [[h("span.ls-ellipsis", { title: row.tag }, row.tag), trigger && h("span.ls-badge.accent", null, "trigger")], h("span.ls-ellipsis.ls-muted", null, trigger ? "–" : row.category), h("span.ls-tags-count", null, number(row.count)), shareBar(row.share),
       table.found.trigger && !trigger ? shareBar(row.beside, "quiet") : h("span.ls-faint", null, "–")];
   }
 
