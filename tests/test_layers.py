@@ -15,6 +15,7 @@ COMMANDS = {
     "cli_gather",
     "cli_keys",
     "cli_seen",
+    "cli_tag",
     "cli_words",
     "terminal",
     "steps",
@@ -31,7 +32,7 @@ ALLOWED = {
     "steps": {"steps", "engine", "tagger", "vision", "judge", "core", "lora_studio"},  # its version is told to sites
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "cli": COMMANDS | {"cli", "demo", "ui", "tagger", "lora_studio"},
-    **{f"cli_{name}": COMMANDS for name in ("captions", "seen", "words")},
+    **{f"cli_{name}": COMMANDS for name in ("captions", "seen", "tag", "words")},
     "cli_common": {"cli_common", "core"},
     "cli_curate": COMMANDS,
     "cli_gather": COMMANDS,

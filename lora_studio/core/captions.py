@@ -5,6 +5,19 @@ from collections.abc import Iterable
 
 _JAPANESE = re.compile(r"[\u3041-\u30ff]|[\u4e00-\u9fff]{2}")
 """Kana, or two Han characters in a row: accented letters of CP1252 read as CP932 give single Han characters at most."""
+_FACES = "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
+KAOMOJI = frozenset(_FACES.split())
+"""Booru tags whose underscores are part of a drawn face (the list of the WD taggers)."""
+_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0x100)}
+"""Byte -> its sign; the five that have none are read as Latin-1's control signs."""
+_BYTE = {sign: byte for byte, sign in _1252.items()}
+_TAIL = "[" + "".join(re.escape(_1252[byte]) for byte in range(0x80, 0xC0)) + "]"
+"""What the bytes that go on a letter in UTF-8 are read as."""
+_UTF8_AS_1252 = re.compile(f"(?:(?:[Â-ß]{_TAIL}){{2,}}|[ÂÃ]{_TAIL}|[à-ï]{_TAIL}{{2}}|[ð-ô]{_TAIL}{{3}})+")
+"""A single pair such as `É»` may be meant so; two in a row are not."""
+_UTF8_AS_932 = re.compile("[^\\0-\u007f]{2,}")
+_CP932_AS_1252 = re.compile("(?:[‚ƒ][^\\s,])+")
+"""Kana are the bytes 82 and 83 and one more."""
 
 
 def split(caption: str) -> list[str]:
@@ -73,3 +86,41 @@ def _decoded(data: bytes) -> str:
     except UnicodeDecodeError:
         pass
     return data.decode("cp1252", "replace")
+
+
+def spaced(tag: str) -> str:
+    """The tag with blanks for underscores; faces such as `^_^` stay as they are."""
+    return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
+
+
+def repaired(text: str) -> str:
+    """The text with signs put right that were read in the wrong encoding: `cafÃ©` is `café`. What cannot be told for
+    certain stays as it is."""
+    for _ in range(3):  # some texts went wrong several times over
+        better = _CP932_AS_1252.sub(lambda match: _reread(_bytes_1252(match[0]), "cp932", match[0], kana=2), text)
+        better = _UTF8_AS_1252.sub(lambda match: _reread(_bytes_1252(match[0]), "utf-8", match[0]), better)
+        better = _UTF8_AS_932.sub(_reread_932, better)
+        if better == text:
+            break
+        text = better
+    return text
+
+
+def _reread_932(match: re.Match[str]) -> str:
+    try:
+        return _reread(match[0].encode("cp932"), "utf-8", match[0], kana=1)
+    except UnicodeEncodeError:
+        return match[0]
+
+
+def _bytes_1252(text: str) -> bytes:
+    return bytes(_BYTE.get(sign, ord(sign) if ord(sign) < 0x80 else 0xFF) for sign in text)
+
+
+def _reread(data: bytes, encoding: str, otherwise: str, kana: int = 0) -> str:
+    """The bytes in that encoding; `otherwise` where they are none, or give fewer kana than asked for."""
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return otherwise
+    return text if len(re.findall("[\u3041-\u30ff]", text)) >= kana else otherwise

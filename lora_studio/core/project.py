@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ PROVENANCE = ("source", "url", "author", "licence", "consent")
 EDITABLE = ("decision", "reason", "caption", "prose", "crop", "more_crops", "mask", "repeats", *PROVENANCE)
 MAX_PROVENANCE = 2000
 DECISIONS = ("new", "keep", "maybe", "reject")
+SET_ASIDE = ("maybe", "reject")
+"""Decisions with which a picture is not trained on."""
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom as shares of width and height."""
 Captions = Literal["tags", "prose", "both"]
@@ -70,6 +72,8 @@ class Plan(Settings):
     """Prompts without the trigger that must not change."""
     prune_tags: tuple[str, ...] = ()
     """Tags taken out of all captions so that the trigger word stands for them."""
+    quick_tags: tuple[str, ...] = Field((), max_length=9)
+    """Tags that the caption editor gives with the keys 1 to 9; an empty one leaves its key free."""
     licence: str = ""
     """Licence of the pictures."""
     credit: str = ""
@@ -129,7 +133,7 @@ class Image:
     @property
     def used(self) -> bool:
         """Whether it will be trained on: not when rejected, and not while it is set aside as a maybe."""
-        return self.decision not in ("reject", "maybe")
+        return self.decision not in SET_ASIDE
 
     @property
     def crops(self) -> tuple[Box | None, ...]:
@@ -163,7 +167,7 @@ class Edit:
         """Change EDITABLE fields of one picture. Raises UserError for an unknown picture or an impossible value."""
         row = self._connection.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
         if row is None:
-            raise UserError(f"There is no picture {image_id} in this project.", "Reload the page.")
+            raise _no_picture(image_id)
         for field, value in values.items():
             if field not in EDITABLE:
                 raise ValueError(f"{field} of a picture cannot be edited")
@@ -171,6 +175,25 @@ class Edit:
             if row[field] != after:
                 self.changes.append((image_id, field, row[field], after))
                 self._connection.execute(f"UPDATE images SET {field} = ? WHERE id = ?", (after, image_id))
+
+    def texts(self, field: str) -> dict[int, str]:
+        """One EDITABLE text of all pictures by id, as it stands now: nobody else writes before this edit ends."""
+        return dict(map(tuple, self._connection.execute(f"SELECT id, {_column(field)} FROM images")))
+
+    def set_all(self, field: str, values: Mapping[int, Any]) -> None:
+        """Change one EDITABLE field of many pictures: `set` for thousands. Raises UserError as `set` does."""
+        before = self.texts(field)
+        changes = []
+        for image_id, value in values.items():
+            after = _checked(field, value)
+            if image_id not in before:
+                raise _no_picture(image_id)
+            if before[image_id] != after:
+                changes.append((image_id, field, before[image_id], after))
+        self.changes += changes
+        self._connection.executemany(
+            f"UPDATE images SET {_column(field)} = ? WHERE id = ?", [(after, one) for one, _, _, after in changes]
+        )
 
 
 class Project:
@@ -250,6 +273,13 @@ class Project:
         """All pictures in order of import."""
         with database.transaction(self._database, write=False) as connection:
             return [_image(row) for row in connection.execute("SELECT * FROM images ORDER BY id")]
+
+    def texts(self, field: str, used: bool = False) -> dict[int, str]:
+        """One EDITABLE text by id, of all pictures or of those that are trained on, in order of import: a tenth of
+        the time that `images` takes."""
+        with database.transaction(self._database, write=False) as connection:
+            rows = connection.execute(f"SELECT id, {_column(field)}, decision FROM images ORDER BY id")
+            return {row[0]: row[1] for row in rows if not used or row[2] not in SET_ASIDE}
 
     def used_images(self) -> list[Image]:
         """The pictures that will be trained on."""
@@ -431,6 +461,10 @@ class Project:
         target.rmdir()  # its name is ours, and the project takes its place
         shutil.move(self.folder, target)
         return target
+
+
+def _no_picture(image_id: int) -> UserError:
+    return UserError(f"There is no picture {image_id} in this project.", "Reload the page.")
 
 
 def _checked(field: str, value: Any) -> Any:

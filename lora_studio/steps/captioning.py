@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.project import Image, Project
 
 Field = Literal["caption", "prose"]
+FIELDS: tuple[Field, ...] = ("caption", "prose")
 MAX_LENGTH = 20_000
 """Letters that one caption keeps."""
 
@@ -65,20 +66,24 @@ def write(project: Project, diff: Diff, digest: str | None = None) -> list[int]:
     one of the texts is not what it was.
     """
     if digest is not None and digest != diff.digest:
-        raise UserError(
-            "The captions have changed since the preview, nothing was written.", "Look at the new preview and confirm."
-        )
+        raise changed_since()
     with project.edit(diff.label[:80]) as edit:
-        now = {image.id: image for image in project.images()}
-        for one in diff.changes:
-            image = now.get(one.id)
-            if image is None or getattr(image, one.field) != one.before:
-                raise UserError(
-                    "The captions have changed since the preview, nothing was written.",
-                    "Look at the new preview and confirm.",
-                )
-            edit.set(one.id, **{one.field: one.after})
+        for field in FIELDS:
+            now, after = edit.texts(field), {}
+            for one in diff.changes:
+                if one.field == field:
+                    if now.get(one.id) != one.before:
+                        raise changed_since()
+                    after[one.id] = one.after
+            edit.set_all(field, after)
     return sorted({one.id for one in diff.changes})
+
+
+def changed_since() -> UserError:
+    """The captions are no longer those that were shown."""
+    return UserError(
+        "The captions have changed since the preview, nothing was written.", "Look at the new preview and confirm."
+    )
 
 
 def set_text(project: Project, image_id: int, text: str, before: str | None = None, field: Field = "caption") -> str:
@@ -99,6 +104,11 @@ def set_text(project: Project, image_id: int, text: str, before: str | None = No
 
 def diff_of(label: str, images: Sequence[Image], after: Iterable[str], field: Field = "caption") -> Diff:
     """The diff that gives each picture the text at its place in `after`."""
-    pairs = zip(images, after, strict=True)
-    changes = [Change(image.id, field, getattr(image, field), text) for image, text in pairs]
+    before = {image.id: getattr(image, field) for image in images}
+    return diff_of_texts(label, before, dict(zip(before, after, strict=True)), field)
+
+
+def diff_of_texts(label: str, before: Mapping[int, str], after: Mapping[int, str], field: Field = "caption") -> Diff:
+    """The diff from one text of each picture by id to another; pictures that `after` lacks stay as they are."""
+    changes = [Change(one, field, before[one], text) for one, text in after.items()]
     return Diff(label, tuple(one for one in changes if one.before != one.after))

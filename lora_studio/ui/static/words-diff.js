@@ -61,13 +61,33 @@ export function marked(before, after, field = "caption") {
     return { text, kind: "moved" };
   });
   const start = same(a.slice(0, from)), end = same(a.slice(a.length - behind));
-  return { before: [...start, ...middleA, ...end], after: [...start, ...middleB, ...end] };
+  const found = { before: [...start, ...middleA, ...end], after: [...start, ...middleB, ...end] };
+  return field === "prose" ? { before: phrases(found.before), after: phrases(found.after) } : found;
+}
+
+/** Words of sentences that follow each other and fare alike, as one. */
+function phrases(words) {
+  const found = [];
+  for (const word of words) {
+    if (word.kind && found.length && found.at(-1).kind === word.kind) found.at(-1).text += ` ${word.text}`; else found.push({ ...word });
+  }
+  return found;
+}
+
+/** The places of `words` at which the other side has something that is not there. */
+function gaps(words, others) {
+  const found = [];
+  for (let i = 0, j = 0; j < others.length;) {
+    if (i < words.length && words[i].kind) i += 1; else if (others[j].kind) { found.push(i); j += 1; } else { i += 1; j += 1; }
+  }
+  return found;
 }
 
 /** Long runs of what stays the same make way for their number. */
-function shortened(words) {
+function shortened(words, others) {
   const near = new Set();
   words.forEach((word, place) => { if (word.kind) for (let other = place - AROUND; other <= place + AROUND; other += 1) near.add(other); });
+  for (const place of gaps(words, others)) for (let other = place - AROUND; other < place + AROUND; other += 1) near.add(other);
   const shown = [];
   let skipped = [];
   const close = () => {
@@ -80,8 +100,8 @@ function shortened(words) {
 }
 
 const TAGS = { gone: "del", new: "ins" };
-function side(words, name, field) {
-  const shown = shortened(words);
+function side(words, others, name, field) {
+  const shown = shortened(words, others);
   return h(`div.ls-diff-${name}` + (field === "prose" ? ".prose" : ""), { "data-side": name }, shown.length ? shown.map(({ text, kind, title }) =>
     [h(`${TAGS[kind] || "span"}.ls-diff-word` + (kind ? `.${kind}` : ""), { title: title || NAMES[kind] || null }, SIGNS[kind] && h("i", { "aria-hidden": kind === "moved" ? null : "true" }, SIGNS[kind]), text), " "]) : h("span.ls-faint", null, "empty"));
 }
@@ -92,8 +112,8 @@ export function diffRow({ id, field, before, after }) {
   const plain = ![...words.before, ...words.after].some((word) => word.kind);
   return h("div.ls-diff-row", { role: "row", "data-id": id },
     h("div.ls-diff-picture", { role: "rowheader", title: image ? image.name : null }, image ? h("img", { src: thumb(image), alt: "", loading: "lazy" }) : null, h("span", null, `#${id}`)),
-    h("div.ls-diff-cell", { role: "cell" }, side(words.before, "before", field)),
-    h("div.ls-diff-cell", { role: "cell" }, side(words.after, "after", field), plain && h("div.ls-faint", null, "Only blanks, commas or line ends change.")));
+    h("div.ls-diff-cell", { role: "cell" }, side(words.before, words.after, "before", field)),
+    h("div.ls-diff-cell", { role: "cell" }, side(words.after, words.before, "after", field), plain && h("div.ls-faint", null, "Only blanks, commas or line ends change.")));
 }
 
 /** Draw the rows a few at a time, so that nothing waits for them; `current()` says whether they are still wanted. */

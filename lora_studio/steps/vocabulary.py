@@ -1,0 +1,95 @@
+"""The words to choose from while captioning: our own list, the tagger's, and those that the project uses already."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from lora_studio.core import captions, paths, tags
+from lora_studio.core.project import Plan, Project
+from lora_studio.core.tags import Book, book, categoriser
+
+Word = tuple[str, str, int, str]
+"""Tag, its category, how many pictures have it, and the tag that it is another name of (else empty)."""
+TAGGER_FILE, WD_FILE = "vocabulary.json", "selected_tags.csv"
+WD_CATEGORIES = {"0": tags.OTHER, "4": "character", "9": "rating"}
+"""The numbers in a WD tagger's list (facts: formats 2.4)."""
+
+__all__ = ["Book", "Word", "aliases", "book", "category", "implications", "tagger_words", "words"]
+
+
+def aliases() -> Mapping[str, str]:
+    """Other names and spellings -> the usual tag, in small letters."""
+    return book().aliases
+
+
+def implications() -> Mapping[str, tuple[str, ...]]:
+    """Tag -> what it says as well: `red hat` -> `hat`."""
+    return book().implications
+
+
+def category(tag: str, plan: Plan | None = None) -> str:
+    """The kind of a tag by our list, then by the plan's tagger, then by its last words; else `other`."""
+    return categories(plan)(tag)
+
+
+def categories(plan: Plan | None = None) -> tags.Categoriser:
+    """The function from a tag to its category, to ask it many times."""
+    return _categories(tuple(tagger_words(plan).items()) if plan else ())
+
+
+@lru_cache(maxsize=4)
+def _categories(more: tuple[tuple[str, str], ...]) -> tags.Categoriser:
+    return categoriser(dict(more))
+
+
+def tagger_words(plan: Plan) -> dict[str, str]:
+    """What the plan's tagger can say -> its categories, where its list is on this disk."""
+    folder = paths.assets() / "starter" / "tagger" if plan.tagger == "starter" else Path(plan.tagger).expanduser()
+    for path in (folder / TAGGER_FILE, folder / WD_FILE, *_fetched(plan.tagger)):
+        if path.is_file():
+            return _read(str(path), path.stat().st_mtime_ns)
+    return {}
+
+
+def _fetched(name: str) -> list[Path]:
+    """The tag lists of that name in the hub's cache."""
+    repo = name.partition("@")[0]
+    if repo.count("/") != 1 or Path(repo).is_absolute():
+        return []
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "snapshots"
+    return sorted(folder.glob(f"*/{WD_FILE}"))
+
+
+@lru_cache(maxsize=8)
+def _read(path: str, changed: int) -> dict[str, str]:
+    """`changed` only tells when to read again. A list that cannot be read has no words: the tagger itself says why."""
+    try:
+        text = Path(path).read_text("utf-8")
+        if path.endswith(".json"):
+            return {entry["name"].casefold(): entry.get("category", tags.OTHER) for entry in json.loads(text)["tags"]}
+        rows = csv.DictReader(text.splitlines())
+        return {
+            captions.spaced(row["name"]).casefold(): WD_CATEGORIES.get(row["category"], tags.OTHER) for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        return {}
+
+
+def words(project: Project) -> list[Word]:
+    """Every word to complete to, the most used ones first, then our list in its order, then the tagger's."""
+    counts: Counter[str] = Counter()
+    spelling: dict[str, str] = {}
+    for image in project.used_images():
+        for tag in captions.split(image.caption):
+            spelling.setdefault(tag.casefold(), tag)
+            counts[tag.casefold()] += 1
+    known, kind = book(), categories(project.plan)
+    used = sorted(counts, key=lambda tag: (-counts[tag], tag))
+    rest = [*known.tags, *known.aliases, *tagger_words(project.plan)]
+    found = dict.fromkeys([*used, *rest])
+    return [(spelling.get(tag, tag), kind(tag), counts[tag], known.aliases.get(tag, "")) for tag in found]
