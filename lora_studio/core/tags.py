@@ -46,9 +46,9 @@ class Exclusive:
     """Tags with which several are right, as `two-tone hair` with two colours."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Book:
-    """All that the list says."""
+    """All that the list says; one that was read is equal to itself only."""
 
     categories: Mapping[str, Category]
     tags: Mapping[str, str]

@@ -99,7 +99,7 @@ def preview(project: Project, ids: Iterable[int] | Literal["used"] | None, edit:
     if ids is not None and ids != "used":
         wanted = set(ids)
         before = {image_id: text for image_id, text in before.items() if image_id in wanted}
-    change = _text_change(edit, plan) if edit.field == "prose" else _caption_change(edit, plan)
+    change = change_of(edit, plan)
     after = {image_id: change(text) for image_id, text in before.items()}
     grown = [len(text) for image_id, text in after.items() if len(text) > len(before[image_id])]
     if (longest := max(grown, default=0)) > captioning.MAX_LENGTH:
@@ -118,6 +118,11 @@ def apply(
     Raises UserError, and nothing has happened, where `preview` would or when the captions have changed since.
     """
     return captioning.write(project, preview(project, ids, edit), digest)
+
+
+def change_of(edit: CaptionEdit, plan: Plan) -> Callable[[str], str]:
+    """What the edit makes of one text. Raises UserError for what cannot be done, at once or when it is called."""
+    return _text_change(edit, plan) if edit.field == "prose" else _caption_change(edit, plan)
 
 
 def label(edit: CaptionEdit, plan: Plan) -> str:

@@ -73,9 +73,7 @@ def _read(path: str, changed: int) -> dict[str, str]:
         if path.endswith(".json"):
             return {entry["name"].casefold(): entry.get("category", tags.OTHER) for entry in json.loads(text)["tags"]}
         rows = csv.DictReader(text.splitlines())
-        return {
-            captions.spaced(row["name"]).casefold(): WD_CATEGORIES.get(row["category"], tags.OTHER) for row in rows
-        }
+        return {captions.spaced(row["name"]).casefold(): WD_CATEGORIES.get(row["category"], tags.OTHER) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
         return {}
 
@@ -84,8 +82,8 @@ def words(project: Project) -> list[Word]:
     """Every word to complete to, the most used ones first, then our list in its order, then the tagger's."""
     counts: Counter[str] = Counter()
     spelling: dict[str, str] = {}
-    for image in project.used_images():
-        for tag in captions.split(image.caption):
+    for caption in project.texts("caption", used=True).values():
+        for tag in captions.split(caption):
             spelling.setdefault(tag.casefold(), tag)
             counts[tag.casefold()] += 1
     known, kind = book(), categories(project.plan)
