@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 _JAPANESE = re.compile(r"[\u3041-\u30ff]|[\u4e00-\u9fff]{2}")
 """Kana, or two Han characters in a row: accented letters of CP1252 read as CP932 give single Han characters at most."""
+_SENTENCE = re.compile("[.!?。！？]$")
 _FACES = "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
 KAOMOJI = frozenset(_FACES.split())
 """Booru tags whose underscores are part of a drawn face (the list of the WD taggers)."""
@@ -44,6 +45,13 @@ def with_trigger_first(tags: Iterable[str], trigger: str) -> list[str]:
     return unique([trigger, *tags]) if trigger else unique(tags)
 
 
+def prose_with_trigger(prose: str, trigger: str) -> str:
+    """The sentences with the trigger word in front, where it is nowhere in them."""
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", prose, re.IGNORECASE):
+        return prose
+    return joined(trigger, prose)
+
+
 def add(caption: str, tags: Iterable[str]) -> str:
     """The caption with `tags` appended where they are missing."""
     return join([*split(caption), *tags])
@@ -61,6 +69,32 @@ def replace(caption: str, old: str, new: Iterable[str]) -> str:
     for tag in split(caption):
         result += list(new) if tag.casefold() == old.casefold() else [tag]
     return join(result)
+
+
+def joined(caption: str, prose: str) -> str:
+    """Tags and then sentences, as a base that reads both is shown them."""
+    return ", ".join(part for part in (caption, prose) if part)
+
+
+def parted(text: str, kind: str, caption: str = "", prose: str = "") -> tuple[str, str]:
+    """One text from elsewhere as (tags, sentences). `kind` is what the project's captions are: `tags`, `prose` or
+    `both`. What was `joined` is parted again with the help of the tags and sentences that are known."""
+    text = text.strip()
+    if kind == "tags":
+        return join(split(text)), prose
+    if kind == "prose":
+        return caption, text
+    if text == joined(caption, prose):
+        return caption, prose
+    if prose and text.endswith(prose):
+        return join(split(text.removesuffix(prose))), prose
+    if caption and text.startswith(f"{caption}, "):
+        return caption, text.removeprefix(f"{caption}, ").strip()
+    pieces, known = text.split(","), {tag.casefold() for tag in split(caption)}
+    last = max((place for place, piece in enumerate(pieces, 1) if piece.strip().casefold() in known), default=0)
+    if not last and not _SENTENCE.search(text):
+        last = len(pieces)
+    return join(split(",".join(pieces[:last]))), ",".join(pieces[last:]).strip()
 
 
 def decode_text(data: bytes) -> str:

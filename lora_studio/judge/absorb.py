@@ -29,8 +29,6 @@ FREQUENT = 0.5
 """Share of the pictures from which a trait is the character's own, when the plan does not say,"""
 NAMED = 0.1
 """and when the plan names its kind: below, it is the tagger's slip rather than a habit of the captions."""
-STYLE_WORD = 0.05
-"""Share from which a style word is worth taking out of a style's captions."""
 TIED = 0.9
 """Of two tags, the pictures that have both as a share of those that have one of them, from which they are one thing."""
 MOST_TAGS = 400
@@ -201,7 +199,7 @@ def _character(said: _Said) -> Verdict:
                 f"tag, {_who(said)} stands for it and a short prompt gives the whole character."
             )
     if said.share >= FREQUENT and said.category not in ("count", "quality"):
-        return "keep", f"{_kind(said)}, no trait of the character: as a tag it can be changed by a prompt."
+        return "keep", f"No trait of the character ({said.category}): as a tag it can be changed by a prompt."
     return None
 
 
@@ -213,13 +211,16 @@ def _exactly(said: _Said) -> bool:
 def _style(said: _Said) -> Verdict:
     if verdict := _plan_says(said):
         return verdict
-    if said.category in LOOK and said.share >= STYLE_WORD:
+    if said.category in LOOK:
         return "prune", (
             f"It describes the style, on {said.percent} of the pictures: without it the style goes into {_who(said)} "
             "alone."
         )
     if said.share >= FREQUENT and said.category not in ("count", "quality"):
-        return "keep", f"{_kind(said)} is what the pictures show: named in the captions it stays out of the style."
+        return (
+            "keep",
+            f"It is what the pictures show ({said.category}): named in the captions it stays out of the style.",
+        )
     return None
 
 
@@ -239,13 +240,11 @@ def _concept(said: _Said) -> Verdict:
     if said.share >= FREQUENT and said.category not in ("count", "quality"):
         if said.category in LOOK:
             return "keep", f"How the pictures are made is not the concept: named, the style stays out of {_who(said)}."
-        return "keep", f"{_kind(said)} merely happens to be there: named in the captions it stays out of the concept."
+        return (
+            "keep",
+            f"It merely happens to be there ({said.category}): named in the captions it stays out of the concept.",
+        )
     return None
-
-
-def _kind(said: _Said) -> str:
-    kind = said.words.categories.get(said.category)
-    return kind.title if kind else "Something else"
 
 
 def _with_trigger(

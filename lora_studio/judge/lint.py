@@ -1,4 +1,4 @@
-"""What is wrong with the captions, each with the pictures it is about and, where one exists, the edit that mends it.
+"""What is wrong with captions of tags: each with its pictures and, where one exists, the edit that mends it.
 
 Fixes are data, the fields of `steps.caption_edits.CaptionEdit`, for the pictures named in `ids`.
 """
@@ -6,19 +6,22 @@ Fixes are data, the fields of `steps.caption_edits.CaptionEdit`, for the picture
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePath
-from typing import Any
+from dataclasses import dataclass
 
 from lora_studio.core import captions as caption_text
 from lora_studio.core.tags import Book, Exclusive, book, key
 from lora_studio.judge import spelling
 from lora_studio.judge.common import Level, plural
+from lora_studio.judge.lint_text import FILE_NAME, copied, letters, same, stem, too_long
+from lora_studio.judge.problems import KINDS, MAX_NAMED, Problem, and_more, gravest_first, named, verb
 from lora_studio.judge.tags import keys
 
-MAX_NAMED = 6
+__all__ = ["KINDS", "Problem", "lint"]
+
 ENOUGH = 6
 """With fewer captions, a tag that stands on one picture only says nothing."""
+MANY_SINGLE = 0.4
+"""Share of the different tags from which those on one picture are too many."""
 MOST = 60
 """Problems of one kind that are told one by one; the rest are the rarest and are told in one sentence."""
 SURER = 3
@@ -45,35 +48,8 @@ SEVERAL = frozenset(
         "sisters", "twins",
     ]
 )  # fmt: skip
-FILE_NAME = re.compile(
-    r"[^\s,]+\.(?:png|jpe?g|webp|gif|bmp|tiff?|txt|avif)|(?:img|dsc[fn]?|pxl|screenshot|image|photo|download)[_\-]?\d{3,}.*",
-    re.IGNORECASE,
-)
 WEIGHT = re.compile(r"\([^()]+:\s*-?\d*\.?\d+\)|\\[()]")
 """`(smile:1.2)` and `\\(`: ways of writing prompts."""
-DOUBLED = r"\b(?!had|that|very|so|no|ha)(\w+)(?: \1\b)+"
-LOST = "\ufffd"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong, in words for the artist."""
-
-    kind: str
-    """One of KINDS."""
-    level: Level
-    text: str
-    remedy: str
-    ids: tuple[int, ...]
-    """The pictures that it is about."""
-    fix: dict[str, Any] | None = None
-    """The edit that mends it, or None when only the eye can tell."""
-    evidence: dict[str, Any] = field(default_factory=dict)
-    """The numbers behind it; `tags` and `pairs` of what stands there and what is meant."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**vars(self), "ids": list(self.ids)}
 
 
 @dataclass(frozen=True)
@@ -117,12 +93,7 @@ def lint(
         captions, every, trigger.strip(), words, counts, names or {}, scores or {}, tokens or {}, limits, known
     )
     problems = [problem for check in CHECKS for problem in check(found)]
-    return _gravest_first(problems)
-
-
-def _gravest_first(problems: list[Problem]) -> list[Problem]:
-    gravity = ("bad", "warn", "info", "good")
-    return sorted(problems, key=lambda problem: gravity.index(problem.level))
+    return gravest_first(problems)
 
 
 # --- nothing there ---------------------------------------------------------------------------------------------------
@@ -132,7 +103,7 @@ def _uncaptioned(found: Context) -> Iterator[Problem]:
     empty = tuple(image for image, tags in found.tags.items() if not tags)
     if empty:
         level: Level = "bad" if len(empty) == len(found.tags) else "warn"
-        text = f"{len(empty)} of {plural(len(found.tags), 'picture')} {_have(empty)} no caption."
+        text = f"{len(empty)} of {plural(len(found.tags), 'picture')} {verb(empty, 'has', 'have')} no caption."
         remedy = "Run the auto-tagger on them: else they are trained with the trigger alone."
         if not found.trigger:
             remedy = "Run the auto-tagger on them: else they are trained with no words at all."
@@ -143,7 +114,8 @@ def _only_trigger(found: Context) -> Iterator[Problem]:
     word = found.trigger.casefold()
     bare = tuple(image for image, tags in found.tags.items() if tags == [word])
     if bare:
-        text = f"{plural(len(bare), 'caption')} {_hold(bare)} nothing but the trigger: the whole picture goes into it."
+        hold = verb(bare, "holds", "hold")
+        text = f"{plural(len(bare), 'caption')} {hold} nothing but the trigger: the whole picture goes into it."
         yield Problem("only_trigger", "info", text, "Describe what a prompt should still be able to change.", bare)
 
 
@@ -199,8 +171,8 @@ def _clashes(ours: list[tuple[str, tuple[Exclusive, int]]], tags: Collection[str
     for index, (one, (group, place)) in enumerate(ours):
         if (group.one_person and several) or not group.unless.isdisjoint(tags):
             continue
-        for other, (same, elsewhere) in ours[index + 1 :]:
-            if same is group and elsewhere != place:
+        for other, (another, elsewhere) in ours[index + 1 :]:
+            if another is group and elsewhere != place:
                 found.add((one, other))
     return found
 
@@ -244,7 +216,7 @@ def _aliases(found: Context) -> Iterator[Problem]:
     if pairs:
         pairs.sort(key=lambda pair: (-found.counts[pair[0]], pair))
         ids = _with(found, {tag for tag, _ in pairs})
-        text = f"{plural(len(pairs), 'tag')} {'has' if len(pairs) == 1 else 'have'} a usual name: {_listed(pairs)}."
+        text = f"{plural(len(pairs), 'tag')} {verb(pairs, 'has', 'have')} a usual name: {_listed(pairs)}."
         remedy = "Bases that were trained on tags know the usual names, and one word for one thing is learned best."
         evidence = {"pairs": [list(pair) for pair in pairs]}
         yield Problem("alias", "info", text, remedy, ids, {"do": "aliases"}, evidence)
@@ -277,85 +249,42 @@ def _underscores(found: Context) -> Iterator[Problem]:
     )
     if tags:
         ids = _with(found, set(tags))
-        text = f"{plural(len(tags), 'tag')} {_are(tags)} written with underscores: {_named(tags)}."
+        text = f"{plural(len(tags), 'tag')} {verb(tags, 'is', 'are')} written with underscores: {named(tags)}."
         remedy = "Write blanks, as in prompts; faces such as ^_^ stay as they are."
         yield Problem("underscores", "warn", text, remedy, ids, {"do": "underscores"}, {"tags": tags})
 
 
 def _mojibake(found: Context) -> Iterator[Problem]:
-    yield from _letters(found.captions, "caption")
-
-
-def _letters(texts: Mapping[int, str], which: str) -> Iterator[Problem]:
-    strange = {image: text for image, text in texts.items() if not text.isascii()}
-    mended = {image: better for image, text in strange.items() if (better := caption_text.repaired(text)) != text}
-    if mended:
-        image, better = next(iter(mended.items()))
-        text = f"{plural(len(mended), 'caption')} {_hold(mended)} letters read in the wrong encoding."
-        pairs = [[word, fixed] for word, fixed in _changed(strange[image], better)][:1]
-        fix = {"do": "mojibake", **({"field": "prose"} if which == "prose" else {})}
-        yield Problem(
-            "mojibake", "bad", text, "Repair them; look at the preview first.", tuple(mended), fix, {"pairs": pairs}
-        )
-    lost = tuple(image for image, text in strange.items() if LOST in text)
-    if lost:
-        text = f"{plural(len(lost), 'caption')} {_hold(lost)} letters that were lost ({LOST})."
-        yield Problem("mojibake", "warn", text, "Import them again from the original files, or write them anew.", lost)
-
-
-def _changed(text: str, better: str) -> Iterator[tuple[str, str]]:
-    before, after = caption_text.split(text), caption_text.split(better)
-    if len(before) == len(after):
-        yield from ((one, other) for one, other in zip(before, after, strict=True) if one != other)
+    yield from letters(found.captions)
 
 
 # --- what does not belong there --------------------------------------------------------------------------------------
 
 
 def _file_names(found: Context) -> Iterator[Problem]:
-    yield from _copied(found, found.captions, whole_only=False)
-
-
-def _copied(found: Context, texts: Mapping[int, str], whole_only: bool) -> Iterator[Problem]:
-    whole, tags = [], set()
-    for image, text in texts.items():
-        stem = _stem(found.names.get(image, ""))
-        plain = _stem(text.strip())
-        if plain and (plain == stem or FILE_NAME.fullmatch(text.strip())) and plain != found.trigger.casefold():
-            whole.append(image)
-        elif not whole_only:
-            tags |= {
-                tag for tag in found.tags[image] if FILE_NAME.fullmatch(tag) or (tag == stem and _is_named(found, tag))
-            }
-    if whole:
-        text = f"{plural(len(whole), 'caption')} {_hold(whole)} nothing but the name of the picture's file."
-        fix = {"do": "clear", **({"field": "prose"} if whole_only else {})}
-        remedy = "Empty them and run the auto-tagger: the model would learn the name."
-        yield Problem("file_name", "bad", text, remedy, tuple(whole), fix)
-    if tags:
-        ids = _with(found, tags)
-        look = "looks" if len(tags) == 1 else "look"
-        text = f"{plural(len(tags), 'tag')} {look} like a file name: {_named(sorted(tags))}."
-        fix = {"do": "remove", "tags": sorted(tags)}
-        yield Problem("file_name", "warn", text, "Take them out.", ids, fix, {"tags": sorted(tags)})
-
-
-def _is_named(found: Context, tag: str) -> bool:
-    """Whether a tag equal to the file's name is no word of its own: `zorbi 01`, not `smile` of smile.png."""
-    return tag not in found.book.tags and tag != found.trigger.casefold() and found.counts[tag] == 1
-
-
-def _stem(name: str) -> str:
-    """A file name without its ending, blanks for underscores, small letters."""
-    path = PurePath(name.casefold())
-    stem = path.stem if re.fullmatch(r"\.[a-z]{2,4}\d?", path.suffix) else path.name
-    return " ".join(stem.replace("_", " ").split())
+    """Captions that are a file's name, and tags among others that look like one."""
+    whole = list(copied(found.captions, found.names, found.trigger, known=found.book.tags))
+    yield from whole
+    done = {image for problem in whole for image in problem.ids}
+    stems = {stem(name) for name in found.names.values()} - found.book.tags.keys() - {found.trigger.casefold()}
+    tags = {
+        tag
+        for tag, count in found.counts.items()
+        if FILE_NAME.fullmatch(tag) or (count == 1 and any(map(str.isdigit, tag)) and stem(tag) in stems)
+    }
+    ids = tuple(image for image in _with(found, tags) if image not in done)
+    if ids:
+        there = sorted(tags & {tag for image in ids for tag in found.tags[image]})
+        text = f"{plural(len(there), 'tag')} {verb(there, 'looks', 'look')} like a file name: {named(there)}."
+        yield Problem(
+            "file_name", "warn", text, "Take them out.", ids, {"do": "remove", "tags": there}, {"tags": there}
+        )
 
 
 def _about_the_entry(found: Context) -> Iterator[Problem]:
     tags = sorted(tag for tag in found.counts if key(tag) in NO_PICTURE)
     if tags:
-        text = f"{_named(tags)} {'says' if len(tags) == 1 else 'say'} nothing about what the picture shows."
+        text = f"{named(tags)} {verb(tags, 'says', 'say')} nothing about what the picture shows."
         fix = {"do": "remove", "tags": tags}
         remedy = "Take them out: the model cannot see what they mean."
         yield Problem("not_visible", "info", text, remedy, _with(found, set(tags)), fix, {"tags": tags})
@@ -368,7 +297,8 @@ def _prompt_syntax(found: Context) -> Iterator[Problem]:
         if ("\\" in caption or ":" in caption) and WEIGHT.search(caption)
     )
     if ids:
-        text = f"{plural(len(ids), 'caption')} {_hold(ids)} the writing of prompts, such as (smile:1.2) or \\(."
+        hold = verb(ids, "holds", "hold")
+        text = f"{plural(len(ids), 'caption')} {hold} the writing of prompts, such as (smile:1.2) or \\(."
         remedy = "Take the backslashes out. Weights count only where weighted captions are switched on in Training."
         escaped = tuple(image for image in ids if re.search(r"\\[()]", found.captions[image]))
         fix = {"do": "regex", "pattern": r"\\([()])", "by": r"\1"} if escaped else None
@@ -403,7 +333,8 @@ def _redundant(found: Context) -> Iterator[Problem]:
     if ids:
         ranked = [pair for pair, _ in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))]
         shown = ", ".join(f"{general} beside {tag}" for general, tag in ranked[:MAX_NAMED])
-        text = f"{plural(len(ids), 'caption')} {_say(ids)} a thing twice: {shown}{_and_more(len(ranked) - MAX_NAMED)}."
+        say, more = verb(ids, "says", "say"), and_more(len(ranked) - MAX_NAMED)
+        text = f"{plural(len(ids), 'caption')} {say} a thing twice: {shown}{more}."
         evidence = {"tags": [f"{general} + {tag}" for general, tag in ranked]}
         remedy = "Take the general word out: the other one says it."
         yield Problem("redundant", "info", text, remedy, tuple(ids), {"do": "redundant"}, evidence)
@@ -413,113 +344,38 @@ def _too_long(found: Context) -> Iterator[Problem]:
     yield from too_long(found.tokens, found.limits)
 
 
-def too_long(tokens: Mapping[int, Sequence[int]], limits: Sequence[int]) -> Iterator[Problem]:
-    """Captions of which an encoder does not read the end. tokens: picture -> its length for each encoder."""
-    over = {
-        image: max(count - limit for count, limit in zip(counts, limits, strict=False))
-        for image, counts in tokens.items()
-        if limits and any(count > limit for count, limit in zip(counts, limits, strict=False))
-    }
-    if over:
-        limit = min(limits)
-        text = f"{plural(len(over), 'caption')} {_are(over)} longer than the {limit} tokens that are read."
-        worst = max(over, key=lambda image: (over[image], -image))
-        remedy = "Shorten them, or put what matters first: the end is cut off."
-        yield Problem("too_long", "warn", text, remedy, tuple(over), None, {"limit": limit, "most_over": over[worst]})
-
-
 # --- across pictures -------------------------------------------------------------------------------------------------
 
 
 def _identical(found: Context) -> Iterator[Problem]:
-    yield from _same({image: " , ".join(tags) for image, tags in found.tags.items() if len(tags) > 1})
-
-
-def _same(texts: Mapping[int, str]) -> Iterator[Problem]:
-    groups: dict[str, list[int]] = {}
-    for image, text in texts.items():
-        if text:
-            groups.setdefault(text, []).append(image)
-    twins = sorted((images for images in groups.values() if len(images) > 1), key=lambda images: -len(images))
-    if twins:
-        ids = tuple(image for images in twins for image in images)
-        text = f"{plural(len(ids), 'caption')} are word for word the same as another one's"
-        text += f", at most {len(twins[0])} alike." if len(twins) > 1 else "."
-        remedy = "Look whether the pictures are the same too; if not, say in words what differs."
-        yield Problem("identical", "info", text, remedy, ids, None, {"groups": twins[:MOST], "count": len(twins)})
+    yield from same({image: " , ".join(tags) for image, tags in found.tags.items() if len(tags) > 1})
 
 
 def _single(found: Context) -> Iterator[Problem]:
+    """Tags on one picture only: those that no list knows mostly are slips; the base knows the others already."""
     if sum(bool(tags) for tags in found.tags.values()) < ENOUGH:
         return
     word = found.trigger.casefold()
     single = sorted(tag for tag, count in found.counts.items() if count == 1 and tag != word)
-    if single:
-        few = f"{len(single)} of {len(found.counts)} different tags"
-        text = f"{few} {_stand(single)} on one picture only: {_named(single)}."
+    strange = [tag for tag in single if key(tag) not in found.book.tags and tag not in found.known]
+    few = f"of {len(found.counts)} different tags"
+    if strange:
+        text = (
+            f"{len(strange)} {few} {verb(strange, 'is', 'are')} on no list and on one picture only: {named(strange)}."
+        )
         remedy = "Hardly learned from one picture: use the same word for the same thing, or take them out."
-        fix = {"do": "remove", "tags": single}
-        yield Problem("single", "info", text, remedy, _with(found, set(single)), fix, {"tags": single})
+        fix = {"do": "remove", "tags": strange}
+        yield Problem("single", "info", text, remedy, _with(found, set(strange)), fix, {"tags": strange})
+    if len(single) >= max(MANY_SINGLE * len(found.counts), 5):
+        text = f"{len(single)} {few} stand on one picture only: {named(single)}."
+        remedy = "So many words teach little: use the same word for the same thing."
+        yield Problem("single", "info", text, remedy, _with(found, set(single)), None, {"tags": single})
 
 
 CHECKS: tuple[Callable[[Context], Iterator[Problem]], ...] = (
     _uncaptioned, _file_names, _mojibake, _trigger, _contradictions, _typos, _underscores, _too_long, _aliases,
     _about_the_entry, _prompt_syntax, _repeats, _redundant, _only_trigger, _identical, _single,
 )  # fmt: skip
-KINDS = (
-    "uncaptioned", "file_name", "mojibake", "trigger_missing", "trigger_later", "contradiction", "typo", "underscores",
-    "too_long", "alias", "not_visible", "prompt_syntax", "repeat", "redundant", "only_trigger", "identical", "single",
-)  # fmt: skip
-
-
-# --- sentences -------------------------------------------------------------------------------------------------------
-
-
-def lint_prose(
-    prose: Mapping[int, str],
-    trigger: str = "",
-    *,
-    alone: bool = True,
-    names: Mapping[int, str] | None = None,
-    tokens: Mapping[int, Sequence[int]] | None = None,
-    limits: Sequence[int] = (),
-) -> list[Problem]:
-    """What is wrong with captions in sentences; they are never taken apart at commas.
-
-    `alone` says that the sentences are all there is, so that each picture needs one and the trigger belongs in it.
-    """
-    found = Context(prose, {}, trigger.strip(), book(), Counter(), names or {}, {}, tokens or {}, limits, ())
-    problems = [*_letters(prose, "prose"), *_copied(found, prose, whole_only=True), *too_long(found.tokens, limits)]
-    if alone:
-        problems += _unsaid(prose, found.trigger)
-    doubled = re.compile(DOUBLED, re.IGNORECASE)
-    twice = tuple(image for image, text in prose.items() if doubled.search(text))
-    if twice:
-        fix = {"do": "regex", "pattern": f"(?i){DOUBLED}", "by": r"\1", "field": "prose"}
-        text = f"A word stands twice in a row in {plural(len(twice), 'caption')}."
-        problems.append(Problem("repeat", "info", text, "Keep one of them.", twice, fix))
-    problems += _same({image: " ".join(text.casefold().split()) for image, text in prose.items()})
-    return _gravest_first(problems)
-
-
-def _unsaid(prose: Mapping[int, str], trigger: str) -> Iterator[Problem]:
-    empty = tuple(image for image, text in prose.items() if not text.strip())
-    if empty:
-        level: Level = "bad" if len(empty) == len(prose) else "warn"
-        text = f"{len(empty)} of {plural(len(prose), 'picture')} {_have(empty)} no description."
-        yield Problem(
-            "uncaptioned", level, text, "Let a captioner describe them: else nothing says what they show.", empty
-        )
-    if trigger:
-        word = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
-        without = tuple(image for image, text in prose.items() if text.strip() and not word.search(text))
-        if without:
-            fix = {"do": "trigger", "field": "prose"}
-            text = f"{trigger} is missing in {plural(len(without), 'description')}."
-            remedy = "Put it first. Training here does so anyway, but other programs train what is written."
-            yield Problem("trigger_missing", "warn", text, remedy, without, fix)
-
-
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -537,33 +393,5 @@ def _with(found: Context, tags: set[str]) -> tuple[int, ...]:
     return tuple(image for image, here in found.tags.items() if not tags.isdisjoint(here))
 
 
-def _named(tags: Sequence[str]) -> str:
-    return ", ".join(tags[:MAX_NAMED]) + _and_more(len(tags) - MAX_NAMED)
-
-
 def _listed(pairs: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"{one} ({other})" for one, other in pairs[:MAX_NAMED]) + _and_more(len(pairs) - MAX_NAMED)
-
-
-def _and_more(count: int) -> str:
-    return f" and {count} more" if count > 0 else ""
-
-
-def _have(images: Collection[Any]) -> str:
-    return "has" if len(images) == 1 else "have"
-
-
-def _are(things: Collection[Any]) -> str:
-    return "is" if len(things) == 1 else "are"
-
-
-def _hold(images: Collection[Any]) -> str:
-    return "holds" if len(images) == 1 else "hold"
-
-
-def _say(images: Collection[Any]) -> str:
-    return "says" if len(images) == 1 else "say"
-
-
-def _stand(tags: Collection[Any]) -> str:
-    return "stands" if len(tags) == 1 else "stand"
+    return ", ".join(f"{one} ({other})" for one, other in pairs[:MAX_NAMED]) + and_more(len(pairs) - MAX_NAMED)

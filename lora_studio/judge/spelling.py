@@ -4,7 +4,7 @@ Two words within one edit share a form with one letter taken out (symmetric dele
 all near words without comparing every pair.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from lora_studio.core.tags import Book, key
@@ -43,17 +43,14 @@ def misspelt(counts: Mapping[str, int], book: Book, more: Collection[str] = ()) 
     known = book.tags.keys() | book.aliases.keys() | set(more)
     frequent = {tag for tag, count in counts.items() if count >= FREQUENT and tag not in known}
     right = known | frequent
-    joined, words, index = _of(book)
-    if own := frequent | set(more):
-        own_joined, own_words, own_index = _tables(own)
-        words, index = words | own_words, _both(index, own_index)
-        joined = _both(joined, own_joined)
+    tables = [_of(book), _tables(frequent | set(more))]
     found = {}
     for tag, count in counts.items():
         name = key(tag)
         if name in known:
             continue
-        options = {*_british(name), *joined.get(_bare(name), ())} | set(_near(name, index, words))
+        options = {*_british(name), *_near(name, tables)}
+        options.update(other for joined, _, _ in tables for other in joined.get(_bare(name), ()))
         good = [one for one in options if one in right and one != name and _believed(one, count, counts, known)]
         if good:
             best = min(good, key=lambda one: (one not in counts, -counts.get(one, 0), abs(len(one) - len(name)), one))
@@ -73,10 +70,6 @@ def _tables(tags: Collection[str]) -> Tables:
     """Tags by their letters, their words, and the index of these."""
     words = frozenset(word for tag in tags for word in tag.split(" "))
     return _joined(tags), words, _index(word for word in words if len(word) >= SHORTEST)
-
-
-def _both(one: Mapping[str, list[str]], other: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
-    return {name: [*one.get(name, ()), *other.get(name, ())] for name in one.keys() | other.keys()}
 
 
 def _believed(other: str, count: int, counts: Mapping[str, int], known: Collection[str]) -> bool:
@@ -104,18 +97,19 @@ def _british(tag: str) -> Iterator[str]:
         yield " ".join(other)
 
 
-def _near(tag: str, index: Mapping[str, list[str]], words: Collection[str]) -> Iterator[str]:
+def _near(tag: str, tables: Sequence[Tables]) -> Iterator[str]:
     """The tag with one of its words, that is no known one, replaced by each known word near it."""
     parts = tag.split(" ")
     for place, word in enumerate(parts):
-        if len(word) < (SHORTEST if len(parts) > 1 else ALONE) or word in words or any(char.isdigit() for char in word):
+        short = len(word) < (SHORTEST if len(parts) > 1 else ALONE)
+        if short or any(word in words for _, words, _ in tables) or any(char.isdigit() for char in word):
             continue
-        for other in _candidates(word, index):
+        for other in _candidates(word, [index for _, _, index in tables]):
             yield " ".join([*parts[:place], other, *parts[place + 1 :]])
 
 
-def _candidates(word: str, index: Mapping[str, list[str]]) -> set[str]:
-    near = {other for form in _forms(word) for other in index.get(form, ())}
+def _candidates(word: str, indexes: Sequence[Mapping[str, list[str]]]) -> set[str]:
+    near = {other for form in _forms(word) for index in indexes for other in index.get(form, ())}
     return {other for other in near if other[0] == word[0] and within(word, other, _edits(word, other))}
 
 

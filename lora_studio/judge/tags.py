@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_studio.core import captions as caption_text
 from lora_studio.core.tags import Categoriser
 
 EXAMPLES = 5
@@ -45,27 +44,39 @@ class Balance:
     """The most frequent ones."""
 
 
+class _Small(dict[str, str]):
+    """A part of a caption as it stands there -> the tag in small letters; each is worked out once."""
+
+    def __missing__(self, part: str) -> str:
+        self[part] = tag = part.strip().casefold()
+        return tag
+
+
 def keys(captions: Mapping[int, str]) -> dict[int, list[str]]:
     """The tags of each picture in small letters, in order, each once."""
-    return {image: _keys(caption) for image, caption in captions.items()}
+    small, found = _Small(), {}
+    for image, caption in captions.items():
+        tags = dict.fromkeys([small[part] for part in _parts(caption)])
+        tags.pop("", None)
+        found[image] = list(tags)
+    return found
 
 
-def _keys(caption: str) -> list[str]:
-    parts = caption.casefold().split(", ")
-    if len(set(parts)) == len(parts) and all(part and part.strip() == part and "," not in part for part in parts):
-        return parts if "\n" not in caption else caption_text.split(caption.casefold())
-    return caption_text.split(caption.casefold())
+def _parts(caption: str) -> list[str]:
+    return (caption.replace("\n", ",") if "\n" in caption else caption).split(",")
 
 
 def spellings(captions: Mapping[int, str]) -> dict[str, str]:
     """Tag in small letters -> how it is mostly written."""
     written: Counter[str] = Counter()
     for caption in captions.values():
-        written.update(caption_text.split(caption) if "\n" in caption else map(str.strip, caption.split(",")))
+        written.update(_parts(caption))
+    stripped: Counter[str] = Counter()
+    for part, count in written.items():
+        stripped[part.strip()] += count
     found: dict[str, str] = {}
-    for tag, _ in sorted(written.items(), key=lambda item: (-item[1], item[0])):
-        if tag:
-            found.setdefault(tag.casefold(), tag)
+    for tag in sorted(stripped, key=lambda tag: (-stripped[tag], tag)):
+        found.setdefault(tag.casefold(), tag)
     return found
 
 
@@ -114,11 +125,12 @@ def balance(captions: Mapping[int, str], category: Categoriser) -> list[Balance]
     every = keys(captions)
     uses: dict[str, Counter[str]] = {}
     pictures: Counter[str] = Counter()
+    counts = Counter(tag for tags in every.values() for tag in tags)
+    kinds = {tag: category(tag) for tag in counts}
+    for tag, count in counts.items():
+        uses.setdefault(kinds[tag], Counter())[tag] = count
     for tags in every.values():
-        kinds = [category(tag) for tag in tags]
-        pictures.update(set(kinds))
-        for tag, kind in zip(tags, kinds, strict=True):
-            uses.setdefault(kind, Counter())[tag] += 1
+        pictures.update({kinds[tag] for tag in tags})
     total = max(1, len(every))
     found = [
         Balance(kind, len(tags), tags.total(), pictures[kind], pictures[kind] / total, _most(tags))

@@ -261,8 +261,7 @@ def _text_change(edit: CaptionEdit, plan: Plan) -> Callable[[str], str]:
     if edit.do == "trigger":
         if not plan.trigger:
             raise UserError("This project has no trigger word.", "Name one in Conception.")
-        word = regex.compile(rf"(?<!\w){regex.escape(plan.trigger)}(?!\w)", regex.IGNORECASE)
-        return lambda text: text if not text or word.search(text) else f"{plan.trigger}, {text}"
+        return lambda text: text and captions.prose_with_trigger(text, plan.trigger)
     return _pattern_change(edit)
 
 

@@ -37,8 +37,7 @@ class Diff:
     @property
     def digest(self) -> str:
         """Of all texts before and after: whoever has seen this diff applies exactly it, or is told."""
-        rows = [(one.id, one.field, one.before, one.after) for one in self.changes]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        return digest_of(self.changes)
 
     def page(self, most: int = 200) -> dict[str, Any]:
         """`{"label", "count" of pictures, "changes": the first ones, "digest"}`."""
@@ -47,6 +46,12 @@ class Diff:
         ]
         count = len({one.id for one in self.changes})
         return {"label": self.label, "count": count, "changes": shown, "digest": self.digest}
+
+
+def digest_of(changes: Iterable[Change]) -> str:
+    """The same for the same changes."""
+    rows = [(one.id, one.field, one.before, one.after) for one in changes]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 class Conflict(UserError):

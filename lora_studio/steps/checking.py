@@ -12,6 +12,7 @@ from lora_studio.judge import absorb, tags
 from lora_studio.judge import lint as judge_lint
 from lora_studio.judge.absorb import Absorbed, Answers
 from lora_studio.judge.lint import KINDS, Problem
+from lora_studio.judge.lint_text import lint_prose
 from lora_studio.judge.tags import Row
 from lora_studio.steps import caption_edits, captioning, looking, vocabulary
 from lora_studio.steps.caption_edits import CaptionEdit
@@ -57,7 +58,7 @@ def lint(project: Project) -> list[Problem]:
     if plan.captions != "tags":
         prose, alone = {image.id: image.prose for image in images}, plan.captions == "prose"
         beside = {"tokens": tokens, "limits": limits} if alone else {}
-        found += judge_lint.lint_prose(prose, plan.trigger, alone=alone, names=names, **beside)
+        found += lint_prose(prose, plan.trigger, alone=alone, names=names, **beside)
     return found
 
 
