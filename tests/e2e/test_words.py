@@ -184,15 +184,20 @@ def test_whole_captions_are_replaced_in_and_tidied_and_a_diff_that_is_out_of_dat
 
 def test_a_diff_of_10_000_captions_shows_the_first_200_and_tells_how_many_there_are(visit, watch, project):
     page = visit("tags")
-    page.evaluate("""async () => {
-      const loaded = performance.getEntriesByType('resource').map((one) => one.name);
-      const { confirmDiff, marked } = await import(loaded.find((name) => name.endsWith('/words-diff.js')));
-      const long = Array.from({ length: 1200 }, (_, n) => `tag ${n}`).join(', ');
-      const one = (id) => ({ id, field: 'caption', before: long, after: `new ${id}, ${[...long.split(', ')].reverse().join(', ')}` });
-      const changes = Array.from({ length: 10000 }, (_, id) => id < 300 ? one(id) : { id, field: 'caption', before: 'a', after: 'b' });
-      window.parts = marked('a, b, e, c', 'c, a, e, d');
-      window.done = confirmDiff({ title: 'Many', preview: async () => ({ label: 'x', count: 10000, digest: 'd', changes }), apply: async (digest) => digest });
-    }""")
+    page.evaluate(
+        """async () => {
+          const loaded = performance.getEntriesByType('resource').map((one) => one.name);
+          const { confirmDiff, marked } = await import(loaded.find((name) => name.endsWith('/words-diff.js')));
+          const tags = Array.from({ length: 1200 }, (_, n) => `tag ${n}`);
+          const [before, turned] = [tags.join(', '), tags.reverse().join(', ')];
+          const changes = Array.from({ length: 10000 }, (_, id) => id < 300
+            ? { id, field: 'caption', before, after: `new ${id}, ${turned}` }
+            : { id, field: 'caption', before: 'a', after: 'b' });
+          window.parts = marked('a, b, e, c', 'c, a, e, d');
+          const preview = async () => ({ label: 'x', count: 10000, digest: 'd', changes });
+          window.done = confirmDiff({ title: 'Many', preview, apply: async (digest) => digest });
+        }"""
+    )
     page.locator(".ls-diff-told", has_text="10\u202f000 captions change").wait_for()
     page.locator(".ls-diff-told", has_text="the first 200 are shown").wait_for()
     page.diff(200)
