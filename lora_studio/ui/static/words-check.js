@@ -14,7 +14,7 @@ const KINDS = {
 };
 const EXAMPLES = 12, FEW = 4;
 
-export function checkView({ show }) {
+export function checkView({ show, scope }) {
   const found = answer("words.lint", draw);
   const node = h("div.ls-words-scroll", { id: "ls-check" });
   const opened = new Set(); // what is shown whole: kinds of problems, lists of examples
@@ -70,7 +70,7 @@ export function checkView({ show }) {
   }
 
   function draw() {
-    found.ask();
+    found.ask(scope().mode);
     const wrong = (found.found ? found.found.problems : []).filter((one) => one.level !== "good");
     if (found.problem || !wrong.length) { nothing(); return; }
     const kinds = new Map();

@@ -98,16 +98,17 @@ export function add({ ids }) {
   });
 }
 
-export function replace({ ids, prose }) {
+/** `fields`: "caption" (tags), "prose" (sentences), or both to choose from. */
+export function replace({ ids, fields }) {
   let pattern, by, how, field;
-  const edit = () => (pattern.value() ? { do: how.value(), pattern: pattern.value(), by: by.value(), field: field ? field.value() : "caption" } : null);
+  const edit = () => (pattern.value() ? { do: how.value(), pattern: pattern.value(), by: by.value(), field: field ? field.value() : fields[0] } : null);
   return changeCaptions("Find and replace", ids, edit, {
     yes: "Replace",
     form: (again) => {
       pattern = textInput("Find", "", again, { id: "ls-edit-pattern" });
       by = textInput("Replace by", "", again, { id: "ls-edit-by", placeholder: "nothing" });
       how = choice("How", { text: "Text", regex: "Regular expression" }, () => { hint.hidden = how.value() !== "regex"; again(); });
-      field = prose ? choice("Where", { caption: "In tags", prose: "In sentences" }, again) : null;
+      field = fields.length > 1 ? choice("Where", { caption: "In tags", prose: "In sentences" }, again) : null;
       const hint = h("div.ls-muted", { hidden: true }, "It is looked for in each tag, or in the sentences. \\1 is what stood in its first brackets; (red|blue) hat → hat finds both.");
       setTimeout(() => pattern.input.focus());
       return h("div.ls-stack", null, h("div.ls-edit-pair", null, pattern.node, by.node), h("div.ls-row", null, how.node, field && field.node), hint);
@@ -126,4 +127,6 @@ export const TIDY = {
   redundant: ["Remove what is implied", "hat goes where red hat stands.", "Remove"],
   mojibake: ["Repair letters", "cafÃ© becomes café.", "Repair"],
 };
-export const tidy = (name, { ids }) => changeCaptions(TIDY[name][0], ids, { do: name }, { yes: TIDY[name][2], note: TIDY[name][1] });
+/** Of these, what can be done with sentences. */
+export const ON_PROSE = ["trigger", "mojibake"];
+export const tidy = (name, { ids, fields }) => changeCaptions(TIDY[name][0], ids, { do: name, ...(fields[0] === "prose" ? { field: "prose" } : {}) }, { yes: TIDY[name][2], note: TIDY[name][1] });
