@@ -11,7 +11,7 @@ const FORMS = {
   "metadata.jsonl": ["metadata.jsonl", "One line a picture, as data sets on the hub have it."],
 };
 const TABS = { out: "Write out", in: "Read in", watch: "Watched folder" };
-const READS = ".txt,.caption,.json,.jsonl,.csv";
+const READS = ".txt,.caption,.json,.jsonl,.csv,.zip";
 
 /** {node, line, draw()}: a button for the toolbar, and a line that tells of edits found in the watched folder. */
 export function filesMenu() {
@@ -31,7 +31,16 @@ export function filesMenu() {
 
   /** Read-in shows its diff; what is written becomes one step of undo. */
   const taken = async (answer) => { await load(true); changed(); await ask(); return answer; };
-  const readIn = (where) => confirmDiff({ title: "What these files would change", note: "Only pictures whose file has another text are listed.", preview: () => call("files.preview", { project: state.project, ...where }, { quiet: true }), apply: async (digest) => taken(await call("files.import", { project: state.project, ...where, digest }, { quiet: true })) });
+  function readIn(where) {
+    const note = h("div.ls-stack.ls-read-note");
+    const preview = async () => {
+      const page = await call("files.preview", { project: state.project, ...where }, { quiet: true });
+      const list = (title, names, count) => count > 0 && h("details.ls-more", null, h("summary", null, title), h("ul.ls-wishes", null, names.slice(0, 100).map((name) => h("li", null, name))));
+      fill(note, h("span", null, `Captions of ${plural(page.found, "picture")} were found.`), list(`${plural(page.unmatched_count, "file")} fit no picture`, page.unmatched, page.unmatched_count), list(`${plural(page.problems.length, "file")} could not be read`, page.problems, page.problems.length));
+      return page;
+    };
+    return confirmDiff({ title: "What these files would change", note, preview, apply: async (digest) => taken(await call("files.import", { project: state.project, ...where, digest }, { quiet: true })) });
+  }
   const takeEdits = () => confirmDiff({ title: "Edits by another program", note: watched.conflicts ? `${plural(watched.conflicts, "caption")} changed on both sides: the file's text is offered.` : null, preview: () => call("files.changes", { project: state.project }, { quiet: true }), apply: async (digest) => taken(await call("files.take", { project: state.project, digest }, { quiet: true })) });
 
   function draw() {
@@ -89,6 +98,11 @@ export function filesMenu() {
     const forms = h("div.ls-forms", { role: "radiogroup", "aria-label": "Form" }, Object.entries(FORMS).map(([name, [title, text]]) => h("label.ls-form-choice", null,
       h("input", { type: "radio", name: "ls-caption-form", value: name, checked: name === form, onchange: () => { form = name; localStorage.setItem("lora-studio-caption-form", name); } }), h("span", null, h("b", null, title), h("span.ls-muted", null, text)))));
     const where = owner && folderField("ls-export-folder", "/home/me/captions");
+    async function write(folder, overwrite) {
+      const { written, empty, kept, num_kept: others, replaced } = await call("files.export", { project: state.project, form, folder, overwrite }, { quiet: true });
+      fill(said, h("div.ls-note.good", null, h("span", null, `Captions of ${plural(written, "picture")} are in ${folder}.`, empty ? ` ${plural(empty, "picture")} without a caption ${empty === 1 ? "has" : "have"} no file.` : "", replaced ? ` Copies of what was there are in ${replaced}.` : "")),
+        others > 0 && h("div.ls-note.warn", null, h("span", null, `${plural(others, "file")} there ${others === 1 ? "is" : "are"} by somebody else and ${others === 1 ? "was" : "were"} left: ${kept.slice(0, 3).join(", ")}${others > 3 ? " …" : ""} `, button("Replace, and keep copies", () => write(folder, true), { kind: "small", id: "ls-export-replace" }))));
+    }
     const zip = button("Download as a zip", async () => {
       const { name } = await call("files.export", { project: state.project, form });
       const link = h("a", { href: `/media/${encodeURIComponent(state.project)}/exports/${encodeURIComponent(name)}`, download: name });
@@ -98,8 +112,7 @@ export function filesMenu() {
     }, { kind: "primary", icon: "save", id: "ls-export-zip" });
     return [forms, h("div.ls-row", null, zip, h("span.ls-muted", null, `Captions of ${plural(pictures.all.filter(used).length, "picture")}`)),
       owner && [h("div.ls-or", null, "or straight into a folder of this machine"), h("div.ls-inline", null, where.field, button("Write", () => where.trying(async (folder) => {
-        const { count } = await call("files.export", { project: state.project, form, folder }, { quiet: true });
-        fill(said, h("div.ls-note.good", null, h("span", null, `${plural(count, "file")} written into ${folder}`)));
+        await write(folder, false);
       }), { id: "ls-export-write" })), said]];
   }
 
@@ -117,7 +130,7 @@ export function filesMenu() {
     const files = input({ accept: READS, id: "ls-caption-chooser", "aria-label": "Choose caption files" });
     const folder = input({ webkitdirectory: true, "aria-label": "Choose a folder" });
     const where = owner && folderField("ls-import-folder", "/home/me/captions");
-    return [h("p.ls-muted", null, "Captions find their picture by its file name. You see every change before it is written."),
+    return [h("p.ls-muted", null, "Captions find their picture by its file name: .txt, .caption, .json, .jsonl, or a zip of them. You see every change before it is written."),
       h("div.ls-row", null, button("Choose files", () => files.click(), { icon: "image", kind: "primary", id: "ls-import-files" }), button("Choose a folder", () => folder.click(), { icon: "folder" })), files, folder, said,
       owner && [h("div.ls-or", null, "or from a folder of this machine"), h("div.ls-inline", null, where.field, button("Look", () => where.trying(async (path) => { await call("files.preview", { project: state.project, folder: path }, { quiet: true }); close(); await readIn({ folder: path }); }), { id: "ls-import-look" }))]];
   }

@@ -31,6 +31,7 @@ export function seenView() {
     drawHead();
     drawList();
   }
+  const again = () => { seed += 1; return sample(); };
   async function check() {
     const project = state.project;
     try {
@@ -49,7 +50,7 @@ export function seenView() {
 
   function drawHead() {
     const told = found ? found.settings : [];
-    fill(head, button("Draw again", () => { seed += 1; return sample(); }, { icon: "undo", id: "ls-seen-again", title: "Another throw of the dice" }),
+    fill(head, button("Draw again", again, { icon: "undo", id: "ls-seen-again", title: "Another throw of the dice (N)" }),
       h("label.ls-seen-switch", null, h("input", { type: "checkbox", id: "ls-seen-ids", checked: numbers, onchange: (event) => { numbers = event.target.checked; localStorage.setItem("lora-studio-token-ids", numbers ? "yes" : "no"); drawList(); } }), "Tokens"),
       h("span.ls-seen-settings", null, told.map((text) => h("span.ls-badge", null, text))), h("div.ls-fill"), h("button.ls-link", { type: "button", onclick: () => go(state.project, "training") }, "Change in Training"));
   }
@@ -116,5 +117,7 @@ export function seenView() {
     check().catch(() => {});
   }
   poll(root, 1.5, async () => { if (reaction && !ENDED.includes(reaction.state)) await check(); });
-  return { name: "seen", title: "As trained", draw };
+  /** N draws anew. */
+  const onKey = (event) => { if (event.key.toLowerCase() !== "n") return false; again().catch(() => {}); return true; };
+  return { name: "seen", title: "As trained", draw, onKey };
 }

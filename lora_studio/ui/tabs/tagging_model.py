@@ -1,4 +1,4 @@
-"""Tagging's helpers: the auto-tagger, captions as files, and what training will read."""
+"""Tagging's auto-tagger: which models there are, the running job, its answers with a preview before."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +17,7 @@ from lora_studio.tagger.config import TagConfig
 from lora_studio.tagger.vocabulary import load_vocabulary
 from lora_studio.ui import guards
 from lora_studio.ui.studio import Studio
+from lora_studio.ui.tabs import tagging_seen
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -32,7 +33,7 @@ BOORU = ("general", "character", "copyright", "artist", "meta", "rating")
 
 def functions(studio: Studio) -> dict[str, Any]:
     """What the tagger's panel, the files' dialog and "As trained" call."""
-    return _choosing(studio) | _tagging(studio)
+    return _choosing(studio) | _tagging(studio) | tagging_seen.functions(studio)
 
 
 def _choosing(studio: Studio) -> dict[str, Callable[..., Any]]:
