@@ -145,11 +145,11 @@ export function filesMenu() {
 
   function watching(show, close) {
     const said = h("div.ls-stack", { role: "status" });
-    const told = (one) => one.missing ? "The folder is gone, or its disk is not connected." : [one.changes && `${plural(one.changes, "caption")} changed there`, one.conflicts && `${plural(one.conflicts, "caption")} changed on both sides`, one.ahead && `${plural(one.ahead, "caption")} changed here since`, one.gone && `${plural(one.gone, "file")} taken away`].filter(Boolean).join(" · ") || "Both sides agree.";
+    const told = (one) => one.missing ? "The folder is gone, or its disk is not connected." : [one.changes && `${plural(one.changes, "caption")} changed there`, one.conflicts && `${plural(one.conflicts, "caption")} changed on both sides`, one.ahead > one.conflicts && `${plural(one.ahead - one.conflicts, "caption")} changed here since`, one.gone && `${plural(one.gone, "file")} taken away`].filter(Boolean).join(" · ") || "Both sides agree.";
     return [h("p.ls-muted", null, "When another program changes captions in one of these folders, the studio offers its edits. None is taken without you."),
       folders.map((one) => h("div.ls-watched", { "data-folder": last(one.folder) }, icon("folder", 18), h("div.ls-fill", null, h("b.ls-path", null, one.folder), h("div.ls-muted", null, told(one))),
         (one.changes > 0 || one.conflicts > 0) && button("Look", async () => { close(); await look(one.folder); }, { kind: "primary small" }),
-        one.ahead > 0 && !one.missing && button("Write again", async () => { await write(said, one.form, one.folder); show(); }, { kind: "small", title: "Bring the folder up to date" }),
+        one.ahead > one.conflicts && !one.missing && button("Write again", async () => { await write(said, one.form, one.folder); show(); }, { kind: "small", title: "Bring the folder up to date" }),
         button("Stop", async () => { await unwatch(one.folder); show(); }, { kind: "quiet small", title: "Watch it no longer; its files stay" }))),
       !folders.length && h("p.ls-faint", null, "No folder is watched yet."),
       h("div.ls-or", null, "watch another one"), folderField("ls-watch-folder", "Write and watch", async (folder) => { await write(said, "txt", folder); show(); }), said];

@@ -18,7 +18,7 @@ export function seenView() {
     const project = state.project, mine = `${seed} ${only}`;
     problem = null;
     try {
-      const answer = await call("seen.sample", { project, ids: only ? [only] : null, count: only ? EPOCHS : SHOWN, seed: seed || null }, { quiet: true });
+      const answer = await call("seen.sample", { project, ids: only ? [only] : null, count: only ? EPOCHS : Math.max(1, Math.min(SHOWN, pictures.all.filter(used).length)), seed: seed || null }, { quiet: true });
       if (project !== state.project || mine !== `${seed} ${only}`) return;
       found = answer;
       list.scrollTop = 0;
