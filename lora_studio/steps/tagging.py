@@ -85,6 +85,7 @@ def resume(project: Project, jobs: Jobs, name: str = "") -> Job:
     _refuse_second(project, jobs)
     here = {image.id: str(project.original_path(image)) for image in project.images()}  # the project may have moved
     data = job.config
+    (job.folder / APPLIED).unlink(missing_ok=True)
     data["images"] = [{**entry, "file": here[entry["id"]]} for entry in data["images"] if entry["id"] in here]
     return jobs.start(job.folder, TARGET, data, job.title, project.slug)
 
