@@ -68,6 +68,7 @@ class Context:
     tokens: Mapping[int, Sequence[int]]
     limits: Sequence[int]
     known: Collection[str]
+    words: Collection[str]
 
 
 def lint(
@@ -79,18 +80,19 @@ def lint(
     tokens: Mapping[int, Sequence[int]] | None = None,
     limits: Sequence[int] = (),
     known: Collection[str] = (),
+    words: Collection[str] = (),
     vocabulary: Book | None = None,
 ) -> list[Problem]:
     """What is wrong with captions of tags (picture id -> caption), the gravest first.
 
     `names` are the pictures' file names; `scores` what the tagger believes of each picture, tag -> probability;
-    `tokens` the caption's length for each text encoder and `limits` what each of them reads; `known` further tags that
-    are spelt right.
+    `tokens` the caption's length for each text encoder and `limits` what each of them reads; `known` further tags and
+    `words` words of the language that are spelt right.
     """
-    every, words = keys(captions), vocabulary or book()
+    every, list_ = keys(captions), vocabulary or book()
     counts = Counter(tag for tags in every.values() for tag in tags)
     found = Context(
-        captions, every, trigger.strip(), words, counts, names or {}, scores or {}, tokens or {}, limits, known
+        captions, every, trigger.strip(), list_, counts, names or {}, scores or {}, tokens or {}, limits, known, words
     )
     problems = [problem for check in CHECKS for problem in check(found)]
     return gravest_first(problems)
@@ -223,10 +225,9 @@ def _aliases(found: Context) -> Iterator[Problem]:
 
 
 def _typos(found: Context) -> Iterator[Problem]:
-    counts = {tag: count for tag, count in found.counts.items() if tag != found.trigger.casefold()}
-    pairs = sorted(
-        spelling.misspelt(counts, found.book, found.known).items(), key=lambda pair: (-counts[pair[0]], pair)
-    )
+    counts, right = found.counts, {*found.known, found.trigger.casefold()} - {""}
+    doubtful = spelling.misspelt(counts, found.book, right, found.words)
+    pairs = sorted(doubtful.items(), key=lambda pair: (-counts[pair[0]], pair))
     by_tag = _by_tag(found, {tag for tag, _ in pairs})
     for wrong, right in pairs[:MOST]:
         ids = tuple(by_tag[wrong])
