@@ -43,6 +43,8 @@ export const tagIndex = {
   },
   /** Tags of a picture in order. */
   tags: (image) => entry(image).tags,
+  /** The same in small letters. */
+  keys: (image) => entry(image).keys,
   has: (image, key) => entry(image).keys.includes(key),
   /** All tags of the used pictures, the most frequent first: [{name, key, count}]. */
   counts() {

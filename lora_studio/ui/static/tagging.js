@@ -53,7 +53,7 @@ part("tagging", (root) => {
   // ---- the page -------------------------------------------------------------------------------------------------------
 
   const tagger = taggerPanel({ scope: () => ({ shown: grid.rows.map((one) => one.id), selected: grid.selected }) });
-  const views = [...tagViews({ show, scope: () => ({ filtered: bar.active ? grid.rows.map((one) => one.id) : null, selected: grid.selected }) }), seenView()];
+  const views = [...tagViews({ show, scope: () => ({ filtered: bar.active ? grid.rows.map((one) => one.id) : null, selected: grid.selected, mode: mode() }) }), seenView()];
   const switcher = h("div.ls-segments", { role: "group", "aria-label": "View" }), modes = h("div.ls-segments", { role: "group", "aria-label": "What captions are" });
   const scopeBox = h("section.ls-bulk-offer"), count = h("span.ls-muted.ls-shown"), other = h("div.ls-view");
   side.node.append(scopeBox);

@@ -11,7 +11,7 @@ const MEANING = {
   concept: "Words that say the concept again share it with the trigger. Take them out, and keep what merely happens to be in the pictures.",
 };
 
-export function absorbedView({ show }) {
+export function absorbedView({ show, scope }) {
   const found = answer("words.absorbed", draw);
   const node = h("div.ls-words-scroll", { id: "ls-absorbed" });
 
@@ -43,10 +43,14 @@ export function absorbedView({ show }) {
   }
 
   function draw() {
-    found.ask();
+    found.ask(scope().mode);
     const all = found.found;
     if (!all || found.problem) {
       fill(node, h("div.ls-empty", null, found.problem ? icon("warn", 28) : h("span.ls-spinner"), h("h3", null, found.problem || "Working out what the trigger will absorb")));
+      return;
+    }
+    if (scope().mode === "prose") {
+      fill(node, h("div.ls-empty", null, icon("bulb", 28), h("h3", null, "These captions are sentences"), h("p", null, `What the trigger absorbs can be counted of tags only. Leave out of the sentences what ${all.trigger || "the LoRA"} shall stand for, and name what a prompt should change.`)));
       return;
     }
     const cut = all.proposals.filter((one) => one.action === "prune"), keep = all.proposals.filter((one) => one.action !== "prune"), trigger = all.trigger;

@@ -8,7 +8,7 @@ import { heatMap } from "./words-heat.js";
 const FIRST = 20, STEP = 60, PAIRS = 12;
 const ORDERS = { frequency: "By frequency", alike: "Alike together" };
 
-export function chartsView({ show }) {
+export function chartsView({ show, scope }) {
   const found = answer("words.charts", draw);
   let drawn = null, most = FIRST, pairsShown = PAIRS, order = "frequency", looked = [0, 0];
   const frequency = h("section.ls-set-card.ls-frequency", { "aria-label": "Tag frequency" }), balance = h("section.ls-set-card.ls-balance", { "aria-label": "Categories" });
@@ -61,13 +61,13 @@ export function chartsView({ show }) {
   }
 
   function draw() {
-    found.ask();
+    found.ask(scope().mode);
     const ready = found.found && !found.problem && found.found.tags.length > 0;
     charts.hidden = !ready;
     empty.hidden = Boolean(ready);
     if (!ready) {
       fill(empty, h("div.ls-empty", null, found.problem ? icon("warn", 28) : found.found ? icon("image", 30) : h("span.ls-spinner"), h("h3", null, found.problem || (found.found ? "No tags yet" : "Counting the tags")),
-        found.found && h("p", null, pictures.all.length ? "The charts appear when the pictures have captions." : "There are no pictures yet.")));
+        found.found && h("p", null, scope().mode === "prose" ? "The charts count tags, and these captions are sentences." : pictures.all.length ? "The charts appear when the pictures have captions." : "There are no pictures yet.")));
       drawn = null;
       return;
     }

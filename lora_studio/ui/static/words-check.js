@@ -14,7 +14,7 @@ const KINDS = {
 };
 const EXAMPLES = 12, FEW = 4;
 
-export function checkView({ show }) {
+export function checkView({ show, scope }) {
   const found = answer("words.lint", draw);
   const node = h("div.ls-words-scroll", { id: "ls-check" });
   const opened = new Set(); // what is shown whole: kinds of problems, lists of examples
@@ -29,7 +29,7 @@ export function checkView({ show }) {
     const { pairs = null, tags = null, wrong = "" } = problem.evidence || {};
     const shown = pairs ? pairs.map(([before, after]) => h("span.ls-example", null, h("span", null, before), h("span.ls-faint", { "aria-label": "becomes" }, "→"), h("span", null, after)))
       : (tags || []).map((tag) => h("span.ls-example" + (tag === wrong ? ".wrong" : ""), null, tag));
-    if (!shown.length) return null;
+    if (!shown.length || [...(pairs || []).flat(), ...(tags || [])].every((one) => problem.text.includes(one))) return null; // told already
     const all = opened.has(key) ? shown : shown.slice(0, EXAMPLES);
     return h("div.ls-examples", null, all, shown.length > all.length && h("button.ls-link", { type: "button", onclick: () => open(key) }, `${number(shown.length - all.length)} more`));
   }
@@ -70,7 +70,7 @@ export function checkView({ show }) {
   }
 
   function draw() {
-    found.ask();
+    found.ask(scope().mode);
     const wrong = (found.found ? found.found.problems : []).filter((one) => one.level !== "good");
     if (found.problem || !wrong.length) { nothing(); return; }
     const kinds = new Map();

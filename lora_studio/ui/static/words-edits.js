@@ -2,6 +2,7 @@
 import { call, h, state } from "./core.js";
 import { tagField } from "./chips.js";
 import { editPictures } from "./pictures.js";
+import { tagIndex } from "./tag-index.js";
 import { confirmDiff } from "./words-diff.js";
 
 /** Show what `edit` (a CaptionEdit) does to the pictures `ids` ("used": all that are trained), and do it when told so. */
@@ -19,9 +20,9 @@ export function changeCaptions(title, ids, edit, options = {}) {
 // ---- fields of the dialogs ------------------------------------------------------------------------------------------
 
 /** A field for a tag that holds what was chosen. */
-function tagInput(label, value, words, again, submit, id = "ls-edit-tag") {
+function tagInput(label, value, again, submit, id = "ls-edit-tag") {
   let held = value;
-  const field = tagField({ placeholder: label, label, id, words, onPick: (text) => {
+  const field = tagField({ placeholder: label, label, id, words: tagIndex.words, onPick: (text) => {
     const twice = text === held;
     held = text;
     setTimeout(() => { field.input.value = text; if (twice) submit(); else again(); });
@@ -48,19 +49,19 @@ function choice(label, values, again) {
 
 const listed = (tags) => (tags.length <= 3 ? tags.join(", ") : `${tags.slice(0, 2).join(", ")} and ${tags.length - 2} more`);
 
-export function rename(tag, { ids, words }) {
+export function rename(tag, { ids }) {
   let field;
   return changeCaptions(`Rename ${tag}`, ids, () => (field.value() && field.value() !== tag ? { do: "rename", tags: [tag], new: field.value() } : null), {
     yes: "Rename",
-    form: (again, submit) => { field = tagInput("New name (several tags with commas)", tag, words, again, submit); return field.node; },
+    form: (again, submit) => { field = tagInput("New name", tag, again, submit); return field.node; },
   });
 }
 
-export function merge(tags, { ids, words, best }) {
+export function merge(tags, { ids, best }) {
   let field;
   return changeCaptions(`Merge ${listed(tags)}`, ids, () => (field.value() && !field.value().includes(",") ? { do: "merge", tags, new: field.value() } : null), {
     yes: "Merge",
-    form: (again, submit) => { field = tagInput("Into one tag", best, words, again, submit); return field.node; },
+    form: (again, submit) => { field = tagInput("Into one tag", best, again, submit); return field.node; },
   });
 }
 
@@ -78,7 +79,7 @@ export function place(tag, { ids }) {
 
 // ---- changes of whole captions --------------------------------------------------------------------------------------
 
-export function add({ ids, words }) {
+export function add({ ids }) {
   let field, where, at;
   const edit = () => {
     const tags = field.value().split(",").map((tag) => tag.trim()).filter(Boolean);
@@ -88,25 +89,26 @@ export function add({ ids, words }) {
   return changeCaptions("Add a tag", ids, edit, {
     yes: "Add",
     form: (again, submit) => {
-      field = tagInput("Tag", "", words, again, submit);
+      field = tagInput("Tag", "", again, submit);
       at = textInput("Place, counted behind the trigger; −1 is the last", "2", again, { type: "number", min: "-1000", max: "1000", step: "1", id: "ls-edit-place" });
       at.node.hidden = true;
       where = choice("Where", { end: "At the end", front: "First behind the trigger", place: "At a place" }, () => { at.node.hidden = where.value() !== "place"; again(); });
-      return h("div.ls-stack", null, field.node, where.node, at.node);
+      return h("div.ls-stack", null, where.node, at.node, field.node); // last: what is offered to complete it covers what follows
     },
   });
 }
 
-export function replace({ ids, prose }) {
+/** `fields`: "caption" (tags), "prose" (sentences), or both to choose from. */
+export function replace({ ids, fields }) {
   let pattern, by, how, field;
-  const edit = () => (pattern.value() ? { do: how.value(), pattern: pattern.value(), by: by.value(), field: field ? field.value() : "caption" } : null);
+  const edit = () => (pattern.value() ? { do: how.value(), pattern: pattern.value(), by: by.value(), field: field ? field.value() : fields[0] } : null);
   return changeCaptions("Find and replace", ids, edit, {
     yes: "Replace",
     form: (again) => {
       pattern = textInput("Find", "", again, { id: "ls-edit-pattern" });
       by = textInput("Replace by", "", again, { id: "ls-edit-by", placeholder: "nothing" });
       how = choice("How", { text: "Text", regex: "Regular expression" }, () => { hint.hidden = how.value() !== "regex"; again(); });
-      field = prose ? choice("Where", { caption: "In tags", prose: "In sentences" }, again) : null;
+      field = fields.length > 1 ? choice("Where", { caption: "In tags", prose: "In sentences" }, again) : null;
       const hint = h("div.ls-muted", { hidden: true }, "It is looked for in each tag, or in the sentences. \\1 is what stood in its first brackets; (red|blue) hat → hat finds both.");
       setTimeout(() => pattern.input.focus());
       return h("div.ls-stack", null, h("div.ls-edit-pair", null, pattern.node, by.node), h("div.ls-row", null, how.node, field && field.node), hint);
@@ -125,4 +127,6 @@ export const TIDY = {
   redundant: ["Remove what is implied", "hat goes where red hat stands.", "Remove"],
   mojibake: ["Repair letters", "cafÃ© becomes café.", "Repair"],
 };
-export const tidy = (name, { ids }) => changeCaptions(TIDY[name][0], ids, { do: name }, { yes: TIDY[name][2], note: TIDY[name][1] });
+/** Of these, what can be done with sentences. */
+export const ON_PROSE = ["trigger", "mojibake"];
+export const tidy = (name, { ids, fields }) => changeCaptions(TIDY[name][0], ids, { do: name, ...(fields[0] === "prose" ? { field: "prose" } : {}) }, { yes: TIDY[name][2], note: TIDY[name][1] });

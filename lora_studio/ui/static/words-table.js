@@ -1,9 +1,9 @@
 // "Tags": every tag with how often it stands where, and what can be done with it in all, the filtered or the selected pictures.
-import { button, call, fill, h, icon, number, plural, refill, state, thumb } from "./core.js";
+import { button, fill, h, icon, number, plural, refill, thumb } from "./core.js";
 import { pictures, used } from "./pictures.js";
 import { undoLast } from "./shell.js";
 import { answer, having, percent, shareBar } from "./words-ask.js";
-import { TIDY, add, front, merge, place, remove, rename, replace, tidy } from "./words-edits.js";
+import { ON_PROSE, TIDY, add, front, merge, place, remove, rename, replace, tidy } from "./words-edits.js";
 import { tagRows } from "./words-rows.js";
 
 const COLUMNS = [
@@ -19,12 +19,12 @@ const KEYS = [["↑ ↓", "tag"], ["Space", "add"], ["Enter", "rename"], ["M", "
 
 export function tableView({ show, scope }) {
   const table = answer("words.table", draw);
-  let rows = [], shown = [], query = "", category = "", sort = { name: "count", down: true }, where = "all", known = [], drawn = null, asked = "";
+  let rows = [], shown = [], query = "", category = "", sort = { name: "count", down: true }, where = "all", drawn = null;
   const find = h("input.ls-search", { type: "search", placeholder: "Find a tag", "aria-label": "Find a tag", id: "ls-tags-find", oninput: () => { query = find.value.trim().toLowerCase(); drawRows(); }, onkeydown: (event) => { if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); list.focus(); if (shown.length && !list.selected.length) list.select([shown[0].tag]); } else if (event.key === "Escape") { if (find.value) { find.value = query = ""; drawRows(); } else list.focus(); event.stopPropagation(); } } });
   const categories = h("select.ls-order", { "aria-label": "Category", id: "ls-tags-category", onchange: () => { category = categories.value; drawRows(); } });
   const told = h("span.ls-muted", { "aria-live": "polite" }), side = h("div.ls-side.ls-words-side"), empty = h("div.ls-tags-empty", { hidden: true });
   const list = tagRows({
-    label: "Tags", columns: COLUMNS, key: (row) => row.tag, cells, onSelect: drawSide, onKey,
+    label: "Tags", columns: COLUMNS, key: (row) => row.tag, cells, onSelect: sideLater, onKey,
     onSort: (name) => { sort = { name, down: sort.name === name ? !sort.down : DOWN.includes(name) }; drawRows(); },
     onOpen: (row) => { list.select([row.tag]); run("rename"); },
   });
@@ -34,7 +34,7 @@ export function tableView({ show, scope }) {
 
   function cells(row) {
     const trigger = table.found.trigger && row.tag.toLowerCase() === table.found.trigger.toLowerCase();
-    return [[h("span.ls-ellipsis", { title: row.tag }, row.tag), trigger && h("span.ls-badge.accent", null, "trigger")], h("span.ls-ellipsis.ls-muted", null, row.category), h("span.ls-tags-count", null, number(row.count)), shareBar(row.share),
+    return [[h("span.ls-ellipsis", { title: row.tag }, row.tag), trigger && h("span.ls-badge.accent", null, "trigger")], h("span.ls-ellipsis.ls-muted", null, trigger ? "–" : row.category), h("span.ls-tags-count", null, number(row.count)), shareBar(row.share),
       table.found.trigger && !trigger ? shareBar(row.beside, "quiet") : h("span.ls-faint", null, "–")];
   }
 
@@ -42,17 +42,17 @@ export function tableView({ show, scope }) {
 
   /** {name: [title, ids]}: what a change can be narrowed to; ids null: every picture that is trained. */
   function scopes() {
-    const { filtered = null, selected = [] } = (scope && scope()) || {};
+    const { filtered = null, selected = [] } = scope();
     const all = pictures.all.filter(used).length;
     return { all: [`All ${number(all)}`, "used"], ...(filtered && filtered.length ? { filtered: [`Filtered ${number(filtered.length)}`, filtered] } : {}), ...(selected.length > 1 ? { selected: [`Selected ${number(selected.length)}`, selected] } : {}) };
   }
+  const mode = () => scope().mode || "tags";
   const ids = () => { const found = scopes(); return (found[where] || found.all)[1]; };
   function within(tags) { const wanted = ids(), have = having(tags); if (wanted === "used") return have; const set = new Set(wanted); return have.filter((id) => set.has(id)); }
-  const words = () => [...rows.map((row) => ({ name: row.tag, count: row.count })), ...known];
 
   const RUN = {
-    rename: { one: true, run: ([tag]) => rename(tag, { ids: ids(), words }), then: true },
-    merge: { many: true, run: (tags) => merge(tags, { ids: ids(), words, best: best(tags) }) },
+    rename: { one: true, run: ([tag]) => rename(tag, { ids: ids() }) },
+    merge: { many: true, run: (tags) => merge(tags, { ids: ids(), best: best(tags) }) },
     remove: { run: (tags) => remove(tags, { ids: ids() }) },
     front: { run: (tags) => front(tags, { ids: ids() }) },
     place: { one: true, run: ([tag]) => place(tag, { ids: within([tag]) }) },
@@ -65,7 +65,7 @@ export function tableView({ show, scope }) {
     await one.run(tags);
     if (name !== "show") list.focus();
   }
-  async function whole(work) { await work({ ids: ids(), words, prose: pictures.all.some((image) => image.prose) }); }
+  async function whole(work) { await work({ ids: ids(), fields: { tags: ["caption"], prose: ["prose"], both: ["caption", "prose"] }[mode()] }); }
 
   function onKey(event) {
     const work = { f: () => run("front"), m: () => run("merge"), s: () => run("show"), p: () => run("place"), f2: () => run("rename"), delete: () => run("remove"), backspace: () => run("remove"), "/": () => find.focus(), u: () => undoLast() }[event.key.toLowerCase()];
@@ -82,8 +82,8 @@ export function tableView({ show, scope }) {
     told.textContent = shown.length === rows.length ? plural(rows.length, "tag") : `${number(shown.length)} of ${plural(rows.length, "tag")}`;
     list.set(shown, sort, new Set(rows.map((row) => row.tag)));
     empty.hidden = shown.length > 0;
-    if (!shown.length) fill(empty, h("div.ls-empty", null, table.problem ? icon("warn", 28) : table.found ? icon(rows.length ? "search" : "image", 28) : h("span.ls-spinner"), h("h3", null, table.problem || (!table.found ? "Counting the tags" : rows.length ? "No tag like that" : "No tags yet")),
-      table.found && !table.problem && (rows.length ? button("Show all tags", () => { find.value = query = category = ""; categories.value = ""; drawRows(); }) : h("p", null, "Let the auto-tagger describe the pictures, or write captions yourself."))));
+    if (!shown.length) fill(empty, h("div.ls-empty", null, table.problem ? icon("warn", 28) : table.found ? icon(rows.length ? "search" : "image", 28) : h("span.ls-spinner"), h("h3", null, table.problem || (!table.found ? "Counting the tags" : rows.length ? "No tag like that" : mode() === "prose" ? "These captions are sentences" : "No tags yet")),
+      table.found && !table.problem && (rows.length ? button("Show all tags", () => { find.value = query = category = ""; categories.value = ""; drawRows(); }) : h("p", null, mode() === "prose" ? "This table counts tags. What can be done with sentences stands on the right." : "Let the auto-tagger describe the pictures, or write captions yourself."))));
   }
 
   function drawCategories() {
@@ -118,31 +118,26 @@ export function tableView({ show, scope }) {
       button(`Show ${plural(found.length, "picture")}`, () => run("show"), { icon: "image", kind: "quiet", id: "ls-tag-show", disabled: !found.length }));
   }
 
+  /** The row is marked at once; what stands beside it follows when the keys rest. */
+  let waiting = 0;
+  function sideLater() { clearTimeout(waiting); waiting = setTimeout(drawSide, 40); }
   function drawSide() {
-    if (!rows.length) { fill(side); side.hidden = true; return; }
+    clearTimeout(waiting);
+    if (!table.found || (!rows.length && (mode() !== "prose" || !pictures.all.some(used)))) { fill(side); side.hidden = true; return; }
     side.hidden = false;
     const row = (id, title, text, work) => h("button.ls-words-tidy", { type: "button", id, onclick: () => work().catch(() => {}) }, h("b", null, title), h("span.ls-muted", null, text));
-    refill(side, scopeLine(), chosenSection(), h("section", { "aria-label": "Whole captions" }, h("h3", null, "Whole captions"), h("div.ls-words-tidies", null,
-      row("ls-words-add", "Add a tag", "In front, at a place or at the end.", () => whole(add)), row("ls-words-replace", "Find and replace", "Letters or a regular expression.", () => whole(replace)),
-      Object.entries(TIDY).filter(([name]) => name !== "trigger" || table.found.trigger).map(([name, [title, text]]) => row(`ls-words-${name}`, title, text, () => whole((options) => tidy(name, options)))))));
-  }
-
-  /** Tags of the vocabulary that nobody uses yet, for completion. */
-  async function askWords() {
-    if (asked === pictures.project) return;
-    asked = pictures.project;
-    const have = new Set(rows.map((row) => row.tag.toLowerCase()));
-    const found = await call("words.vocabulary", { project: state.project }, { quiet: true });
-    known = found.filter((name) => !have.has(name.toLowerCase())).map((name) => ({ name, count: 0 }));
+    const prose = mode() === "prose";
+    refill(side, scopeLine(), rows.length > 0 && chosenSection(), h("section", { "aria-label": "Whole captions" }, h("h3", null, prose ? "Sentences" : "Whole captions"), h("div.ls-words-tidies", null,
+      !prose && row("ls-words-add", "Add a tag", "In front, at a place or at the end.", () => whole(add)), row("ls-words-replace", "Find and replace", "Letters or a regular expression.", () => whole(replace)),
+      Object.entries(TIDY).filter(([name]) => (name !== "trigger" || table.found.trigger) && (!prose || ON_PROSE.includes(name))).map(([name, [title, text]]) => row(`ls-words-${name}`, title, text, () => whole((options) => tidy(name, options)))))));
   }
 
   function draw() {
-    table.ask();
+    table.ask(scope().mode);
     if (drawn !== table.found || table.problem) {
       drawn = table.found;
       rows = (table.found ? table.found.rows : []).map(([tag, count, share, category_, beside]) => ({ tag, count, share, category: category_, beside }));
       drawCategories();
-      if (table.found) askWords().catch(() => { asked = ""; });
     }
     drawRows();
     drawSide();

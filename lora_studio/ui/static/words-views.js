@@ -9,7 +9,8 @@ import { tableView } from "./words-table.js";
  * the captions have changed; onKey answers whether the key was for it. Call draw again at every ls:pictures.
  *
  * Of the options, show(ids, title) goes to the grid with only these pictures; scope() answers which pictures a change
- * can be narrowed to: {filtered: ids or null without a filter, selected: ids}.
+ * can be narrowed to, and what captions are: {filtered: ids or null without a filter, selected: ids, mode: "tags", "prose"
+ * or "both"}.
  */
 export function tagViews({ show, scope }) {
   const views = [["tags", "Tags", tableView], ["check", "Check", checkView], ["absorbed", "Absorbed", absorbedView], ["charts", "Charts", chartsView]];

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lora_studio.core.project import Project
-from lora_studio.steps import caption_edits, captioning, checking, vocabulary
+from lora_studio.steps import caption_edits, captioning, checking
 from lora_studio.steps.caption_edits import CaptionEdit
 from lora_studio.ui import pictures
 from lora_studio.ui.studio import Studio
@@ -27,9 +27,6 @@ def functions(studio: Studio) -> dict[str, Any]:
     def table(project: str) -> dict[str, Any]:
         opened = studio.open(project)
         return studio.remembered(opened, "words.table", lambda: _table(opened))
-
-    def words(project: str) -> list[str]:
-        return [word[0] for word in vocabulary.words(studio.open(project))]
 
     def preview(project: str, ids: Ids, edit: CaptionEdit) -> dict[str, Any]:
         return caption_edits.preview(studio.open(project), ids, edit).page()
@@ -65,7 +62,6 @@ def functions(studio: Studio) -> dict[str, Any]:
 
     return {
         "words.table": table,
-        "words.vocabulary": words,
         "words.preview": preview,
         "words.apply": apply,
         "words.lint": lint,
