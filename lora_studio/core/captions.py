@@ -9,6 +9,8 @@ _SENTENCE = re.compile("[.!?。！？]$")
 _FACES = "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
 KAOMOJI = frozenset(_FACES.split())
 """Booru tags whose underscores are part of a drawn face (the list of the WD taggers)."""
+MARKS = ("score_", "rating_", "source_")
+"""Beginnings of the marks that Pony's captions hold; the base has read them with their underscores."""
 _1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0x100)}
 """Byte -> its sign; the five that have none are read as Latin-1's control signs."""
 _BYTE = {sign: byte for byte, sign in _1252.items()}
@@ -128,8 +130,8 @@ def _decoded(data: bytes) -> str:
 
 
 def spaced(tag: str) -> str:
-    """The tag with blanks for underscores; faces such as `^_^` stay as they are."""
-    return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
+    """The tag with blanks for underscores; faces such as `^_^` and marks such as `score_9` stay as they are."""
+    return tag if tag in KAOMOJI or tag.startswith(MARKS) else " ".join(tag.replace("_", " ").split())
 
 
 def repaired(text: str) -> str:

@@ -25,6 +25,10 @@ CONCEPTUAL = (
 )  # fmt: skip
 """Kinds of tags of which one may be the concept itself."""
 LOOK = ("style", "medium", "colours")
+NAMES = ("character", "copyright")
+"""Kinds of names that lists of taggers and sites have."""
+ASIDE = ("count", "quality", "rating")
+"""Kinds of tags of which nothing is said: they are right on every picture."""
 FREQUENT = 0.5
 """Share of the pictures from which a trait is the character's own, when the plan does not say,"""
 NAMED = 0.1
@@ -33,6 +37,7 @@ TIED = 0.9
 """Of two tags, the pictures that have both as a share of those that have one of them, from which they are one thing."""
 MOST_TAGS = 400
 MOST_FUSED = 40
+MOST_NAMED = 5
 AT_LEAST = 3
 """Pictures that two tags must share."""
 Action = Literal["prune", "keep"]
@@ -99,10 +104,33 @@ def absorbed(
         said = _Said(tag, share[tag], category(tag), answers, words)
         if verdict := judge(said):
             proposals.append(Proposal(written[tag], share[tag], said.category, *verdict))
+    if kind == "character":
+        proposals = _more_precise(proposals, share, category, answers, words, written)
     proposals.sort(key=lambda one: one.action != "prune")
     gone = {one.tag.casefold() for one in proposals if one.action == "prune"}
     fused = [*_with_trigger(share, gone, kind, answers, category, written), *_pairs(every, share, gone, words, written)]
     return Absorbed(tuple(proposals), tuple(fused[:MOST_FUSED]))
+
+
+def _more_precise(
+    proposals: list[Proposal],
+    share: Mapping[str, float],
+    category: Categoriser,
+    answers: Answers,
+    words: Book,
+    written: Mapping[str, str],
+) -> list[Proposal]:
+    """The proposals, and to prune what says a pruned trait more precisely: `very long hair` where `long hair` goes."""
+    known = {key(one.tag) for one in proposals if one.action == "prune" and one.category in INHERENT}
+    told = {one.tag.casefold() for one in proposals if one.action == "prune"}
+    more = []
+    for tag in sorted(share, key=lambda one: (-share[one], one)):
+        said = sorted(words.implied(key(tag)) & known)
+        if said and tag not in told and not _Said(tag, share[tag], category(tag), answers, words).varies:
+            why = f"It says {said[0]} as well, which is to be pruned."
+            more.append(Proposal(written[tag], share[tag], category(tag), "prune", why))
+    gone = {one.tag for one in more}
+    return [*(one for one in proposals if one.tag not in gone), *more]
 
 
 @dataclass(frozen=True)
@@ -170,7 +198,7 @@ def _plan_says(said: _Said) -> Verdict:
     """What holds for every kind of LoRA."""
     if said.pruned:
         return "prune", f"The plan prunes it, yet it stands on {said.percent} of the pictures."
-    if word := said.defining:
+    if (word := said.defining) and (not said.varies or _exactly(said)):
         return "prune", f"The plan names {word} as defining: without the tag, {_who(said)} stands for it."
     if word := said.avoid:
         text = f"The plan says {word} must not be learned: named in the captions it stays apart from {_who(said)}."
@@ -183,10 +211,12 @@ def _who(said: _Said) -> str:
 
 
 def _character(said: _Said) -> Verdict:
-    if (verdict := _plan_says(said)) and not (said.varies and not said.pruned and not _exactly(said)):
+    if verdict := _plan_says(said):
         return verdict
     if (word := said.varies) and said.share >= FREQUENT:
         return "keep", f"The plan says {word} may change: as a tag it can be changed by a prompt."
+    if said.category in NAMES and said.share >= FREQUENT:
+        return "prune", f"It names the character again: without it, {_who(said)} alone stands for the character."
     if said.category in INHERENT and not said.varies:
         if (word := said.sibling) and said.share >= NAMED:
             return "prune", (
@@ -198,7 +228,7 @@ def _character(said: _Said) -> Verdict:
                 f"A trait ({said.category}) on {said.percent} of the pictures belongs to the character: without the "
                 f"tag, {_who(said)} stands for it and a short prompt gives the whole character."
             )
-    if said.share >= FREQUENT and said.category not in ("count", "quality"):
+    if said.share >= FREQUENT and said.category not in ASIDE:
         return "keep", f"No trait of the character ({said.category}): as a tag it can be changed by a prompt."
     return None
 
@@ -211,12 +241,12 @@ def _exactly(said: _Said) -> bool:
 def _style(said: _Said) -> Verdict:
     if verdict := _plan_says(said):
         return verdict
-    if said.category in LOOK:
+    if said.category in (*LOOK, "artist"):
         return "prune", (
             f"It describes the style, on {said.percent} of the pictures: without it the style goes into {_who(said)} "
             "alone."
         )
-    if said.share >= FREQUENT and said.category not in ("count", "quality"):
+    if said.share >= FREQUENT and said.category not in ASIDE:
         return (
             "keep",
             f"It is what the pictures show ({said.category}): named in the captions it stays out of the style.",
@@ -237,7 +267,7 @@ def _concept(said: _Said) -> Verdict:
         )
     if said.share >= NEARLY_ALL and said.category in CONCEPTUAL and not said.varies and not said.answers.defining:
         return "prune", f"On {said.percent} of the pictures: if this is the concept, {_who(said)} alone should say it."
-    if said.share >= FREQUENT and said.category not in ("count", "quality"):
+    if said.share >= FREQUENT and said.category not in ASIDE:
         if said.category in LOOK:
             return "keep", f"How the pictures are made is not the concept: named, the style stays out of {_who(said)}."
         return (
@@ -259,7 +289,7 @@ def _with_trigger(
     trigger = answers.trigger or "the LoRA"
     found = []
     for tag in sorted(share, key=lambda one: (-share[one], one)):
-        if share[tag] < NEARLY_ALL or tag in gone or category(tag) in ("count", "quality"):
+        if share[tag] < NEARLY_ALL or tag in gone or category(tag) in ASIDE:
             continue
         words = book().categories.get(category(tag))
         text = _follows(written[tag], round(100 * share[tag]), words.group if words else "", kind, trigger)
@@ -267,28 +297,29 @@ def _with_trigger(
     return found
 
 
+FOLLOWS: dict[str, tuple[str, str]] = {
+    "look": ("{0} will be drawn so always", "Name the style in prompts, and add pictures in another style"),
+    "wear": ("{0} will hardly be drawn without it", "Add images without the typical clothes, to tell the two apart"),
+    "scene": ("{0} will bring it along", "Add pictures in other surroundings and other light"),
+    "camera": ("Other views of {0} will be hard to get", "Add pictures from other distances and angles"),
+    "act": ("{0} will hardly do or show anything else", "Add pictures with other poses and moods"),
+    "thing": ("{0} will bring it along", "Add pictures without it"),
+    "person": ("{0} and this trait are learned as one", "Prune it if it belongs to the subject, else add others"),
+    "meta": ("It will be learned as well", "Crop it away, or leave such pictures out"),
+}
+"""By what a tag is about: what follows when it stands on nearly every picture, and the way out."""
+STYLE_FOLLOWS = (
+    "Whatever is drawn in this style will tend to it",
+    "Add other subjects, so that only the style is learned",
+)
+OTHER_FOLLOWS = ("{0} will bring it along", "Add pictures without it, or prune it if it belongs to the subject")
+
+
 def _follows(tag: str, percent: int, group: str, kind: str, trigger: str) -> str:
-    """What comes of a tag on nearly every picture, by what it is about."""
-    start = f"{tag} is on {percent} % of the pictures."
-    if group == "look" and kind != "style":
-        return (
-            f"{start} The style goes into {trigger} too: the LoRA will draw everything so, and prompts without the "
-            "trigger may change as well (style bleed). Keep the tag, name the style in prompts, and add pictures in "
-            "another style where you have them."
-        )
-    endings = {
-        "wear": f"{trigger} will hardly be drawn without it. Add images without the typical clothes, so that the two "
-        "are told apart.",
-        "scene": f"{trigger} will bring it along. Add pictures in other surroundings and light.",
-        "camera": f"Other views of {trigger} will be hard to get. Add pictures from other distances and angles.",
-        "act": f"{trigger} will hardly do anything else. Add pictures with other poses and moods.",
-        "thing": f"{trigger} will bring it along. Add pictures without it.",
-        "person": f"{trigger} and this trait are learned as one. Prune it if it belongs to the subject, else add "
-        "pictures of others.",
-        "meta": "It will be learned as well. Crop it away or leave such pictures out.",
-    }
-    usual = f"{trigger} will bring it along. Add pictures without it, or prune it if it belongs."
-    return f"{start} {endings.get(group, usual)}"
+    """What comes of a tag on nearly every picture."""
+    follows, remedy = STYLE_FOLLOWS if kind == "style" else FOLLOWS.get(group, OTHER_FOLLOWS)
+    bleed = "; prompts without the trigger may change too (style bleed)" if group == "look" else ""
+    return f"{tag} is on {percent} % of the pictures. {follows.format(trigger)}{bleed}. {remedy}."
 
 
 def _pairs(
@@ -316,17 +347,27 @@ def _pairs(
             continue
         near = [group for group in groups if one in group or other in group]
         groups = [group for group in groups if group not in near] + [{one, other}.union(*near)]
-    return [_fused(sorted(group), names, every, written) for group in sorted(groups, key=min)]
+    return [_fused(sorted(group), names, every, words, written) for group in sorted(groups, key=min)]
 
 
-def _fused(group: list[int], names: Sequence[str], every: Mapping[int, list[str]], written: Mapping[str, str]) -> Fused:
-    tags = [names[index] for index in group]
+def _fused(
+    group: list[int],
+    names: Sequence[str],
+    every: Mapping[int, list[str]],
+    words: Book,
+    written: Mapping[str, str],
+) -> Fused:
+    said = {one for index in group for one in words.implied(key(names[index]))}
+    tags = [names[index] for index in group if key(names[index]) not in said]
     wanted = set(tags)
     count = sum(wanted.issubset(here) for here in every.values())
     shown = tuple(written[tag] for tag in tags)
-    listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
+    rest = len(shown) - MOST_NAMED
+    listed = (
+        ", ".join(shown[:MOST_NAMED]) + f" and {rest} more" if rest > 0 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    )
     text = (
         f"{listed} stand together on {plural(count, 'picture')} and hardly apart: the LoRA cannot tell which word means"
-        " what, and a prompt with one brings the others. Add pictures with one of them only, or merge the words."
+        " what, and a prompt with one brings the others. Add pictures with one of them only, or make it one word."
     )
     return Fused(shown, count / len(every), text)

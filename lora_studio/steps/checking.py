@@ -14,7 +14,7 @@ from lora_studio.judge.absorb import Absorbed, Answers
 from lora_studio.judge.lint import KINDS, Problem
 from lora_studio.judge.lint_text import lint_prose
 from lora_studio.judge.tags import Row
-from lora_studio.steps import caption_edits, captioning, looking, vocabulary
+from lora_studio.steps import caption_edits, captioning, looking, tokens, training, vocabulary
 from lora_studio.steps.caption_edits import CaptionEdit
 from lora_studio.steps.captioning import Diff
 
@@ -47,17 +47,24 @@ def lint(project: Project) -> list[Problem]:
     """What is wrong with the captions, the gravest first; tags and sentences each as the plan wants them."""
     plan, images = project.plan, project.used_images()
     names = {image.id: image.name for image in images}
-    tokens, limits = _tokens(project)
+    lengths, limits = _tokens(project)
     found: list[Problem] = []
     if plan.captions != "prose":
         texts = {image.id: image.caption for image in images}
         known = [*vocabulary.tagger_words(plan), *(word.casefold() for word in plan.defining)]
         found += judge_lint.lint(
-            texts, plan.trigger, names=names, scores=_scores(project), tokens=tokens, limits=limits, known=known
+            texts,
+            plan.trigger,
+            names=names,
+            scores=_scores(project),
+            tokens=lengths,
+            limits=limits,
+            known=known,
+            words=vocabulary.english(),
         )
     if plan.captions != "tags":
         prose, alone = {image.id: image.prose for image in images}, plan.captions == "prose"
-        beside = {"tokens": tokens, "limits": limits} if alone else {}
+        beside = {"tokens": lengths, "limits": limits} if alone else {}
         found += lint_prose(prose, plan.trigger, alone=alone, names=names, **beside)
     return found
 
@@ -129,4 +136,9 @@ def _scores(project: Project) -> Mapping[int, Mapping[str, float]]:
 
 def _tokens(project: Project) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
     """The length of each caption for each encoder of the base, and how much each of them reads; empty when unknown."""
-    return {}, ()
+    try:
+        counts = tokens.counts(project)
+    except UserError:  # a base that cannot be read; Training says what is wrong with it
+        return {}, ()
+    encoders = max(map(len, counts.values()), default=0)
+    return counts, (training.current(project).data.max_tokens,) * encoders
