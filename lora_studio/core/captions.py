@@ -25,7 +25,7 @@ _CP932_AS_1252 = re.compile("(?:[‚ƒ][^\\s,])+")
 
 def split(caption: str) -> list[str]:
     """Tags in order, blanks trimmed, empty ones and repeats (ignoring case) dropped."""
-    return unique(part.strip() for part in caption.replace("\n", ",").split(","))
+    return unique([part.strip() for part in caption.replace("\n", ",").split(",")])
 
 
 def join(tags: Iterable[str]) -> str:
@@ -35,10 +35,14 @@ def join(tags: Iterable[str]) -> str:
 
 def unique(tags: Iterable[str]) -> list[str]:
     """The tags in order, each once (ignoring case), empty ones dropped."""
+    tags = list(tags)
+    keys = [tag.casefold() for tag in tags]
+    if "" not in tags and len(set(keys)) == len(keys):  # nearly always
+        return tags
     seen: dict[str, str] = {}
-    for tag in tags:
+    for key, tag in zip(keys, tags, strict=True):
         if tag:
-            seen.setdefault(tag.casefold(), tag)
+            seen.setdefault(key, tag)
     return list(seen.values())
 
 

@@ -49,6 +49,8 @@ CASES = [
     (edit("place", tags=["new"], at=2), "a, b, c", "a, new, b, c"),
     (edit("place", tags=["a"], at=-1), "zorbi, a, b", "zorbi, b, a"),
     (edit("place", tags=["new"], at=-2), "a, b, c", "a, b, new, c"),
+    (edit("place", tags=["zorbi", "b"], at=1), "a, b, zorbi", "zorbi, b, a"),
+    (edit("front", tags=["zorbi", "b"]), "a, b, zorbi", "zorbi, b, a"),
     (edit("place", tags=["new"], at=99), "zorbi, a", "zorbi, a, new"),
     (edit("regex", pattern="^red (.+)$", by=r"\1, red"), "zorbi, red hat, infrared", "zorbi, hat, red, infrared"),
     (edit("regex", pattern="hat", by=""), "zorbi, hat, red hat", "zorbi, red"),
