@@ -5,9 +5,12 @@ from collections.abc import Iterable
 
 _JAPANESE = re.compile(r"[\u3041-\u30ff]|[\u4e00-\u9fff]{2}")
 """Kana, or two Han characters in a row: accented letters of CP1252 read as CP932 give single Han characters at most."""
+_SENTENCE = re.compile("[.!?。！？]$")
 _FACES = "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
 KAOMOJI = frozenset(_FACES.split())
 """Booru tags whose underscores are part of a drawn face (the list of the WD taggers)."""
+MARKS = ("score_", "rating_", "source_")
+"""Beginnings of the marks that Pony's captions hold; the base has read them with their underscores."""
 _1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0x100)}
 """Byte -> its sign; the five that have none are read as Latin-1's control signs."""
 _BYTE = {sign: byte for byte, sign in _1252.items()}
@@ -22,7 +25,7 @@ _CP932_AS_1252 = re.compile("(?:[‚ƒ][^\\s,])+")
 
 def split(caption: str) -> list[str]:
     """Tags in order, blanks trimmed, empty ones and repeats (ignoring case) dropped."""
-    return unique(part.strip() for part in caption.replace("\n", ",").split(","))
+    return unique([part.strip() for part in caption.replace("\n", ",").split(",")])
 
 
 def join(tags: Iterable[str]) -> str:
@@ -32,10 +35,14 @@ def join(tags: Iterable[str]) -> str:
 
 def unique(tags: Iterable[str]) -> list[str]:
     """The tags in order, each once (ignoring case), empty ones dropped."""
+    tags = list(tags)
+    keys = [tag.casefold() for tag in tags]
+    if "" not in tags and len(set(keys)) == len(keys):  # nearly always
+        return tags
     seen: dict[str, str] = {}
-    for tag in tags:
+    for key, tag in zip(keys, tags, strict=True):
         if tag:
-            seen.setdefault(tag.casefold(), tag)
+            seen.setdefault(key, tag)
     return list(seen.values())
 
 
@@ -44,9 +51,16 @@ def with_trigger_first(tags: Iterable[str], trigger: str) -> list[str]:
     return unique([trigger, *tags]) if trigger else unique(tags)
 
 
-def add(caption: str, tags: Iterable[str]) -> str:
-    """The caption with `tags` appended where they are missing."""
-    return join([*split(caption), *tags])
+def prose_with_trigger(prose: str, trigger: str) -> str:
+    """The sentences with the trigger word in front, where it is nowhere in them."""
+    return prose if not trigger or has_word(prose, trigger) else joined(trigger, prose)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether the word stands in the text by itself, whatever the case."""
+    return word.casefold() in text.casefold() and bool(
+        re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+    )
 
 
 def remove(caption: str, tags: Iterable[str]) -> str:
@@ -55,12 +69,30 @@ def remove(caption: str, tags: Iterable[str]) -> str:
     return join(tag for tag in split(caption) if tag.casefold() not in gone)
 
 
-def replace(caption: str, old: str, new: Iterable[str]) -> str:
-    """The caption with `old` replaced by the tags `new` at its place (ignoring case)."""
-    result: list[str] = []
-    for tag in split(caption):
-        result += list(new) if tag.casefold() == old.casefold() else [tag]
-    return join(result)
+def joined(caption: str, prose: str) -> str:
+    """Tags and then sentences, as a base that reads both is shown them."""
+    return ", ".join(part for part in (caption, prose) if part)
+
+
+def parted(text: str, kind: str, caption: str = "", prose: str = "") -> tuple[str, str]:
+    """One text from elsewhere as (tags, sentences). `kind` is what the project's captions are: `tags`, `prose` or
+    `both`. What was `joined` is parted again with the help of the tags and sentences that are known."""
+    text = text.strip()
+    if kind == "tags":
+        return join(split(text)), prose
+    if kind == "prose":
+        return caption, text
+    if text == joined(caption, prose):
+        return caption, prose
+    if prose and text.endswith(prose):
+        return join(split(text.removesuffix(prose))), prose
+    if caption and text.startswith(f"{caption}, "):
+        return caption, text.removeprefix(f"{caption}, ").strip()
+    pieces, known = text.split(","), {tag.casefold() for tag in split(caption)}
+    last = max((place for place, piece in enumerate(pieces, 1) if piece.strip().casefold() in known), default=0)
+    if not last and not _SENTENCE.search(text):
+        last = len(pieces)
+    return join(split(",".join(pieces[:last]))), ",".join(pieces[last:]).strip()
 
 
 def decode_text(data: bytes) -> str:
@@ -89,8 +121,8 @@ def _decoded(data: bytes) -> str:
 
 
 def spaced(tag: str) -> str:
-    """The tag with blanks for underscores; faces such as `^_^` stay as they are."""
-    return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
+    """The tag with blanks for underscores; faces such as `^_^` and marks such as `score_9` stay as they are."""
+    return tag if tag in KAOMOJI or tag.startswith(MARKS) else " ".join(tag.replace("_", " ").split())
 
 
 def repaired(text: str) -> str:

@@ -46,9 +46,9 @@ class Exclusive:
     """Tags with which several are right, as `two-tone hair` with two colours."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Book:
-    """All that the list says."""
+    """All that the list says; one that was read is equal to itself only."""
 
     categories: Mapping[str, Category]
     tags: Mapping[str, str]
@@ -149,7 +149,7 @@ def categoriser(more: Mapping[str, str] | None = None) -> Categoriser:
     def category(tag: str) -> str:
         name = key(tag)
         name = known.aliases.get(name, name)
-        if (found := known.tags.get(name)) or (found := extra.get(name)):
+        if (found := known.tags.get(name) or extra.get(name, OTHER)) != OTHER:
             return found
         words = name.split(" ")
         for start in range(1, len(words)):

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_studio.core import captions
 from lora_studio.engine.config import DataConfig, TrainConfig
+from lora_studio.engine.wording import mentions
 
 Size = tuple[int, int]
 
@@ -127,8 +127,8 @@ def held_out_indices(images: int, config: TrainConfig) -> list[int]:
     )
 
 
-Entry = tuple[int, int, int] | tuple[int, int, int, str]
-"""(width, height, repeats) of a picture, and its caption where tags are balanced."""
+Entry = tuple[int, int, int] | tuple[int, int, int, str] | tuple[int, int, int, str, str]
+"""(width, height, repeats) of a picture, and its caption (tags, then sentences) where tags are balanced."""
 
 
 def steps_for(
@@ -136,12 +136,12 @@ def steps_for(
 ) -> StepPlan:
     """The plan for pictures given as (width, height, repeats): the one formula, used by page and trainer alike.
 
-    A fourth entry, the caption, is needed only for data.balance. `regularization` holds the sizes of those pictures;
-    `world` processes train together, each with its own batch.
+    Further entries, tags and sentences, are needed only for data.balance. `regularization` holds the sizes of those
+    pictures; `world` processes train together, each with its own batch.
     """
     held = set(held_out_indices(len(images), config))
     training = [entry for index, entry in enumerate(images) if index not in held]
-    repeats = sample_counts([(entry[2], entry[3] if len(entry) > 3 else "") for entry in training], config.data)
+    repeats = sample_counts([entry[2:] for entry in training], config.data)
     sizes = [entry[:2] for entry in training]
     counts: Counter[Size] = Counter()
     for resolution in resolutions(config.data):
@@ -193,13 +193,15 @@ def share_out(total: int, shapes: Mapping[Size, int]) -> dict[Size, int]:
 # --- balance ------------------------------------------------------------------------------------------------------
 
 
-def sample_counts(pictures: Sequence[tuple[int, str]], config: DataConfig) -> list[int]:
-    """How often each training picture, given as (repeats, caption), comes up in an epoch at each size."""
-    repeats = [own for own, _ in pictures]
+def sample_counts(
+    pictures: Sequence[tuple[int] | tuple[int, str] | tuple[int, str, str]], config: DataConfig
+) -> list[int]:
+    """How often each training picture, given as (repeats, tags, sentences), comes up in an epoch at each size."""
+    repeats = [own for own, *_ in pictures]
     if config.balance:
-        wanted = [tag.casefold() for tag in config.balance]
-        held = [{tag.casefold() for tag in captions.split(caption)} for _, caption in pictures]
-        repeats = balanced(repeats, [{i for i, tag in enumerate(wanted) if tag in tags} for tags in held])
+        written = [(*words, "", "")[:2] for _, *words in pictures]
+        groups = [{i for i, tag in enumerate(config.balance) if mentions(*words, tag)} for words in written]
+        repeats = balanced(repeats, groups)
     return [times * config.repeats for times in repeats]
 
 

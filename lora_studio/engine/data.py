@@ -6,7 +6,6 @@ goes on exactly where the old one would have been.
 
 import json
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from lora_studio.engine.buckets import (
 from lora_studio.engine.config import DataConfig, TrainConfig
 from lora_studio.engine.picture import VARIANTS, Picture, frame_of, look_of
 from lora_studio.engine.pixels import Frame, cropped
+from lora_studio.engine.wording import Shown, chance_of, draw
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,18 @@ class Sample:
     """One picture as it comes up in a step."""
 
     picture: Picture
-    caption: str
+    shown: Shown
+    """Its words as they come up."""
     flip: bool
     variant: int = 0
     """Which of its chance cuts and colours; 0 is the centre in its own colours."""
     frame: Frame = (0, 0, 0, 0, 0, 0)
     """Original height and width, top and left of the cut, target height and width, pixels."""
+
+    @property
+    def caption(self) -> str:
+        """What the text encoders are given."""
+        return self.shown.text
 
     @property
     def which(self) -> tuple[Picture, bool, int]:
@@ -72,8 +78,9 @@ class Batch:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_dataset(path: Path, config: DataConfig) -> list[Picture]:
-    """The pictures of dataset.json, each at the main resolution, then those of data.regularization.
+def read_dataset(path: Path, config: DataConfig, trigger: str = "") -> list[Picture]:
+    """The pictures of dataset.json, each at the main resolution and called by the trigger, then those of
+    data.regularization.
 
     Raises UserError naming what is missing or damaged.
     """
@@ -86,7 +93,7 @@ def read_dataset(path: Path, config: DataConfig) -> list[Picture]:
     if not entries:
         raise UserError("There are no pictures to train on.", "Add pictures in Gathering and keep some in Curation.")
     buckets = make_buckets(config)
-    pictures = [_picture(entry, path.parent, config, buckets) for entry in entries]
+    pictures = [_picture(entry, path.parent, config, buckets, trigger) for entry in entries]
     twice = sorted(id for id, count in Counter(picture.id for picture in pictures).items() if count > 1)
     if twice:
         raise UserError(f"The list of pictures has {', '.join(twice)} more than once.", "Start the training again.")
@@ -95,15 +102,17 @@ def read_dataset(path: Path, config: DataConfig) -> list[Picture]:
     return pictures + regularization_pictures(config, buckets)
 
 
-def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size]) -> Picture:
+def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size], trigger: str) -> Picture:
     try:
         file = folder / entry["file"]
         crop = tuple(float(edge) for edge in entry["crop"]) if entry.get("crop") else None
         size = cropped(entry["width"], entry["height"], crop)  # type: ignore[arg-type]
         mask = folder / entry["mask"] if entry.get("mask") else None
-        caption, repeats = entry.get("caption") or "", int(entry.get("repeats", 1))
-        if min(size) < 1 or repeats < 0 or not isinstance(caption, str):
-            raise ValueError(f"{file.name} is {size[0]} x {size[1]}, {repeats} repeats, caption {caption!r:.40}")
+        caption, prose = entry.get("caption") or "", entry.get("prose") or ""
+        repeats = int(entry.get("repeats", 1))
+        if min(size) < 1 or repeats < 0 or not isinstance(caption, str) or not isinstance(prose, str):
+            written = f"caption {caption!r:.40}, prose {prose!r:.40}"
+            raise ValueError(f"{file.name} is {size[0]} x {size[1]}, {repeats} repeats, {written}")
         return Picture(
             id=str(entry["id"]),
             file=file,
@@ -118,6 +127,8 @@ def _picture(entry: dict, folder: Path, config: DataConfig, buckets: list[Size])
             mask_sha256=_mask_sha256(mask, file) if mask else "",
             alpha_mask=config.alpha_mask,
             background=entry.get("background", WHITE),
+            prose=prose,
+            trigger=trigger,
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
@@ -207,7 +218,7 @@ def at_sizes(pictures: list[Picture], config: DataConfig) -> dict[int, list[Pict
 
 def plan_for(pictures: list[Picture], config: TrainConfig, world: int = 1) -> StepPlan:
     """The number of steps for pictures as read, by the one formula."""
-    own = [(*picture.size, picture.repeats, picture.caption) for picture in pictures if not picture.regularization]
+    own = [(*p.size, p.repeats, p.caption, p.prose) for p in pictures if not p.regularization]
     return steps_for(own, config, [picture.size for picture in pictures if picture.regularization], world)
 
 
@@ -232,7 +243,7 @@ class Sampler:
         self.held_out = [picture for index, picture in enumerate(own) if index in held]
         self.regularization = [picture for picture in pictures if picture.regularization]
         self.config, self.rank, self.world = config, rank, world
-        self._repeats = sample_counts([(p.repeats, p.caption) for p in self.training], config.data)
+        self._repeats = sample_counts([(p.repeats, p.caption, p.prose) for p in self.training], config.data)
         self._training = at_sizes(self.training, config.data)
         self._regularization = at_sizes(self.regularization, config.data)
         self._epoch: tuple[int, list[list[Turn]]] = (-1, [])
@@ -305,35 +316,7 @@ class Sampler:
 
     def _sample(self, picture: Picture, turn: int, epoch: int) -> Sample:
         data = self.config.data
-        size = "" if picture.resolution == data.resolution else f" {picture.resolution}"
-        chance = random.Random(f"{self.config.run.seed} sample {epoch} {picture.id} {turn}{size}")
-        flip = data.flip and chance.random() < 0.5
-        caption = vary_caption(picture.caption, data, chance)
+        chance = chance_of(self.config, epoch, picture.id, turn, picture.resolution)
+        flip, shown = draw(picture.words, data, chance)
         variant = chance.randrange(VARIANTS) if data.color_jitter or data.random_crop else 0
-        return Sample(picture, caption, flip, variant, frame_of(picture, look_of(picture, flip, variant, data)))
-
-
-def vary_caption(caption: str, config: DataConfig, chance: random.Random) -> str:
-    """The caption as shown this time: dropped, shuffled, thinned out; the first `keep_tokens` tags stay in front."""
-    if chance.random() < config.caption_dropout:
-        return ""
-    if not config.shuffle_tags and not config.tag_dropout:
-        return caption
-    tags = captions.split(caption)
-    kept, rest = tags[: config.keep_tokens], tags[config.keep_tokens :]
-    if config.tag_dropout:
-        rest = [tag for tag in rest if chance.random() >= config.tag_dropout]
-    if config.shuffle_tags:
-        chance.shuffle(rest)
-    return captions.join(kept + rest)
-
-
-def without_trigger(caption: str, trigger: str) -> str:
-    """The caption without the trigger's words, as a tag or within a sentence, ignoring case: what the base alone is
-    asked when it shall be preserved."""
-    words = [word for word in captions.split(trigger) if word]
-    if not words:
-        return caption
-    tags = captions.split(captions.remove(caption, words))
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), re.IGNORECASE)
-    return captions.join(" ".join(pattern.sub(" ", tag).split()) for tag in tags)
+        return Sample(picture, shown, flip, variant, frame_of(picture, look_of(picture, flip, variant, data)))

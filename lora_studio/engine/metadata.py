@@ -23,7 +23,7 @@ from lora_studio.core import captions
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file, write_text
 from lora_studio.engine.buckets import Size, StepPlan, resolutions, sample_counts, samples_by_shape
-from lora_studio.engine.config import TrainConfig, TrainJob
+from lora_studio.engine.config import DataConfig, TrainConfig, TrainJob
 from lora_studio.engine.data import Picture
 from lora_studio.engine.families.base import Family
 
@@ -203,7 +203,7 @@ def _data_entries(job: TrainJob, plan: StepPlan, pictures: Sequence[Picture]) ->
         "ss_min_bucket_reso": data.bucket_min,
         "ss_max_bucket_reso": data.bucket_max,
         "ss_bucket_info": json.dumps(_bucket_info(plan.buckets)),
-        "ss_tag_frequency": json.dumps({folder.name: _tags(folder.pictures) for folder in folders}),
+        "ss_tag_frequency": json.dumps({folder.name: _tags(folder.pictures, data) for folder in folders}),
         "ss_dataset_dirs": json.dumps(_dirs([folder for folder in folders if not folder.extra], len(sides))),
         "ss_reg_dataset_dirs": json.dumps(_dirs([folder for folder in folders if folder.extra], len(sides))),
         "ss_datasets": json.dumps(datasets),
@@ -234,7 +234,7 @@ def _folders(job: TrainJob, pictures: Sequence[Picture]) -> list[Folder]:
 
 def _repeats(job: TrainJob, pictures: Sequence[Picture]) -> list[int]:
     """How often each comes up in an epoch at each size; regularisation pictures are dealt out to match, so 1."""
-    own = sample_counts([(p.repeats, p.caption) for p in pictures if not p.regularization], job.settings.data)
+    own = sample_counts([(p.repeats, p.caption, p.prose) for p in pictures if not p.regularization], job.settings.data)
     counts = iter(own)
     return [1 if picture.regularization else next(counts) for picture in pictures]
 
@@ -252,8 +252,14 @@ def _counts(folder: Folder) -> dict[str, int]:
     return {"n_repeats": folder.repeats, "img_count": len(folder.pictures)}
 
 
-def _tags(pictures: Sequence[Picture]) -> dict[str, int]:
-    return dict(Counter(tag for picture in pictures for tag in captions.split(picture.caption)).most_common())
+def _tags(pictures: Sequence[Picture], config: DataConfig) -> dict[str, int]:
+    """In how many pictures each tag can come up. Sentences hold no tags; of pictures with nothing else it is the
+    trigger."""
+    found: Counter[str] = Counter()
+    for picture in pictures:
+        shown = [one.tags or one.trigger for one in picture.words.alternatives(config)]
+        found.update(captions.unique(tag for text in shown for tag in captions.split(text)))
+    return dict(found.most_common())
 
 
 def _bucket_info(buckets: Mapping[Size, int]) -> dict[str, Any]:
@@ -274,7 +280,7 @@ def _dataset(job: TrainJob, side: int, pictures: Sequence[Picture], folders: Seq
         "keep_tokens": data.keep_tokens,
         "keep_tokens_separator": None,
         "secondary_separator": None,
-        "enable_wildcard": False,
+        "enable_wildcard": data.wildcards,
         "caption_prefix": None,
         "caption_suffix": None,
         "resize_interpolation": None,
@@ -299,7 +305,7 @@ def _dataset(job: TrainJob, side: int, pictures: Sequence[Picture], folders: Seq
         "enable_bucket": True,
         "min_bucket_reso": data.bucket_min * side // data.resolution,
         "max_bucket_reso": data.bucket_max * side // data.resolution,
-        "tag_frequency": {folder.name: _tags(folder.pictures) for folder in folders},
+        "tag_frequency": {folder.name: _tags(folder.pictures, data) for folder in folders},
         "bucket_info": _bucket_info(samples_by_shape(side, own, repeats, extra, data)),
         "resize_interpolation": None,
         "subsets": subsets,

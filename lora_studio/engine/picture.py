@@ -16,6 +16,7 @@ from lora_studio.core.images import WHITE, ImageError, decode, transparency
 from lora_studio.engine.buckets import Size, fit
 from lora_studio.engine.config import DataConfig
 from lora_studio.engine.pixels import Crop, Frame, Look, crop_box, cropped, cut, placed, resized
+from lora_studio.engine.wording import Words
 
 VARIANTS = 4
 """Looks kept of each picture with data.random_crop or data.color_jitter: as it is, and three by chance. Latents of so
@@ -45,6 +46,15 @@ class Picture:
     regularization: bool = False
     background: str = WHITE
     """What lies under its transparent parts."""
+    prose: str = ""
+    """Sentences beside the tags of `caption`."""
+    trigger: str = ""
+    """The word in front of its words; regularisation pictures have none."""
+
+    @property
+    def words(self) -> Words:
+        """What is written of it."""
+        return Words(self.caption, self.prose, self.trigger)
 
     @property
     def frame(self) -> Frame:

@@ -1,89 +1,17 @@
-"""Prompts as tokens: weights in brackets, and as many pieces of 75 tokens as a long text needs.
+"""Prompts as tokens, and as many pieces of 75 tokens as a long text needs.
 
-Weights are written as in the AUTOMATIC1111 web UI and its followers: `(word)` is 1.1 times as strong, `[word]` 1 / 1.1
-times, `(word:1.3)` 1.3 times; brackets nest, and `\\(` is a bracket that is meant as one. A text encoder of the CLIP
-kind reads 77 tokens, begin and end among them, so a long text is read in pieces of 75 and their states are put one
-behind the other.
+A text encoder of the CLIP kind reads 77 tokens, begin and end among them, so a long text is read in pieces of 75 and
+their states are put one behind the other. How weights are written says `engine.brackets`.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = 75  # tokens of a piece, without begin and end
-STEP = 1.1  # what one pair of brackets multiplies
-MOST = 10.0  # the largest weight, either sign: far above what a picture survives, and far below where numbers overflow
-_TOKEN = re.compile(
-    r"(?P<escaped>\\[()\[\]\\])"
-    r"|(?P<open>[(\[])"
-    r"|(?P<weight>:\s{0,9}(?P<number>[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}))\s{0,9}\))"
-    r"|(?P<close>[)\]])"
-    r"|(?P<text>[^\\()\[\]:]+|.)",
-    re.DOTALL,
-)
-
-
-def parse_weights(text: str) -> list[tuple[str, float]]:
-    """Pieces of the text with their weights, in order; neighbours of one weight are one piece. Never raises.
-
-    A closing bracket without an opening one is text; an opening one that is never closed holds to the end.
-    """
-    marks = list(_TOKEN.finditer(text))
-    factors, closing = _pair(marks)
-    pieces: list[tuple[str, float]] = []
-    depth = 0  # round brackets without a number less square ones: an exact count, so that (([[x]])) is 1 again
-    products = [1.0]  # of the numbers around us
-    for index, mark in enumerate(marks):
-        if mark["open"]:
-            number = factors.get(index)
-            if mark[0] == "(":
-                products.append(_limit(products[-1] * (1.0 if number is None else number)))
-            if number is None:
-                depth += 1 if mark[0] == "(" else -1
-        elif index in closing:
-            if mark[0] == "]":
-                depth += 1
-            else:
-                products.pop()
-                depth -= 0 if mark["number"] else 1
-        else:
-            shown = mark[0][1:] if mark["escaped"] else mark[0]
-            weight = _limit(STEP ** max(-30, min(30, depth)) * products[-1])
-            if pieces and pieces[-1][1] == weight:
-                pieces[-1] = (pieces[-1][0] + shown, weight)
-            else:
-                pieces.append((shown, weight))
-    return pieces or [("", 1.0)]
-
-
-def _pair(marks: list[re.Match[str]]) -> tuple[dict[int, float], set[int]]:
-    """Numbers by the index of their opening bracket, and the indices of closing brackets that have a partner."""
-    waiting: dict[str, list[int]] = {"(": [], "[": []}
-    factors: dict[int, float] = {}
-    closing: set[int] = set()
-    for index, mark in enumerate(marks):
-        if mark["open"]:
-            waiting[mark[0]].append(index)
-        elif mark["close"] or mark["weight"]:
-            partners = waiting["[" if mark[0] == "]" else "("]
-            if partners:
-                partner = partners.pop()
-                closing.add(index)
-                if mark["number"]:
-                    factors[partner] = float(mark["number"])
-    return factors, closing
-
-
-def _limit(weight: float) -> float:
-    return max(-MOST, min(MOST, weight))
-
-
-def escape(text: str) -> str:
-    """The text with its brackets marked as meant: what `parse_weights` reads back as the text itself, weight 1."""
-    return re.sub(r"([()\[\]\\])", r"\\\1", text)
+from lora_studio.engine.brackets import parse_weights
+from lora_studio.engine.tokens import CHUNK
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], weighted: bool) -> list[list[tuple[int, float]]]:

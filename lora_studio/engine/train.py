@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lora_studio.core import captions as tags
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import JobContext
@@ -17,8 +18,9 @@ from lora_studio.core.progress import Note, Phase, Progress
 from lora_studio.core.settings import SettingsError
 from lora_studio.engine import cache, distributed, hub
 from lora_studio.engine.adapters import Adapter
+from lora_studio.engine.brackets import escape
 from lora_studio.engine.buckets import StepPlan
-from lora_studio.engine.config import SampleRequest, TrainConfig, TrainJob, checks
+from lora_studio.engine.config import DataConfig, SampleRequest, TrainConfig, TrainJob, checks
 from lora_studio.engine.data import Sampler, plan_for, read_dataset
 from lora_studio.engine.detect import read_header
 from lora_studio.engine.distributed import World
@@ -28,12 +30,14 @@ from lora_studio.engine.memory import choose_precision, describe, is_oom, next_r
 from lora_studio.engine.metadata import base_metadata
 from lora_studio.engine.parameters import part_rates
 from lora_studio.engine.picture import Picture
-from lora_studio.engine.prompts import CHUNK, chunks_for, escape
+from lora_studio.engine.prompts import chunks_for
 from lora_studio.engine.quantize import quantize
 from lora_studio.engine.sampling import draw_with
 from lora_studio.engine.shards import Shards
 from lora_studio.engine.state import State, newest_state
+from lora_studio.engine.tokens import CHUNK
 from lora_studio.engine.trainer import Trainer, refuse_broken_base
+from lora_studio.engine.wording import varies
 
 if TYPE_CHECKING:
     from lora_studio.engine.fsdp import Spread
@@ -94,7 +98,7 @@ def train_in_world(config: dict[str, Any], job: JobContext, world: World) -> dic
 def prepare(job: TrainJob, context: JobContext, world: World | None = None) -> Trainer:
     """Load, encode, attach: everything before the first step."""
     config = job.settings
-    pictures = read_dataset(Path(job.dataset), config.data)
+    pictures = read_dataset(Path(job.dataset), config.data, job.trigger)
     if world is None or world.leads:
         remove_leftovers(context.folder)
         write_text(context.folder / "settings.json", json.dumps(config.to_dict(), indent=1))
@@ -161,6 +165,7 @@ def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world:
         device=choose_precision("fp32", 0).device.type,
         trigger=job.trigger,
         captions=tuple(picture.caption for picture in pictures if not picture.regularization),
+        prose=tuple(picture.prose for picture in pictures if not picture.regularization),
         steps=plan.steps,
         batches=plan.batches_per_epoch,
         processes=world,
@@ -263,12 +268,12 @@ def text_states(
     """How captions are turned into what the network reads. When no text part is trained and captions never vary, all
     are made now and the text encoders are let go."""
     clip_skip, weighted = config.run.clip_skip, config.data.weighted_captions
-    captions = sorted({picture.caption for picture in pictures})
-    longest = max(family.num_tokens(captions, weighted), default=0)
+    captions = sorted({picture.words.whole(config.data).text for picture in pictures})
+    longest = most_tokens(pictures, config.data, lambda texts: family.num_tokens(texts, weighted))
     chunks = min(config.data.max_tokens // CHUNK, chunks_for(longest))
     if set(parts) & set(family.text_parts):
         return lambda texts: family.encode_text(texts, clip_skip, chunks, weighted)
-    vary = config.data.shuffle_tags or config.data.tag_dropout or config.objective.preservation
+    vary = config.objective.preservation or any(varies(picture.words, config.data) for picture in pictures)
     texts = cache.TextStates(family, clip_skip, None if vary else store, chunks, weighted)
     if vary:
         return texts
@@ -283,13 +288,27 @@ def text_states(
     return texts
 
 
+def most_tokens(pictures: list[Picture], config: DataConfig, num_tokens: Callable[[list[str]], list[int]]) -> int:
+    """At least as many tokens as the longest caption can have, in whatever order its tags come up.
+
+    Signs that stand side by side may be one token (`),`) and apart two, so tags and commas are counted one by one
+    where they are mixed.
+    """
+    every = [(picture.words, shown) for picture in pictures for shown in picture.words.alternatives(config)]
+    longest = max(num_tokens([shown.text for _, shown in every]), default=0)
+    mixed = [[*tags.split(shown.tags), shown.prose] for words, shown in every if varies(words, config)]
+    parts = list(dict.fromkeys(part for row in mixed for part in row))
+    lengths = dict(zip(parts, num_tokens(parts), strict=True))
+    return max([longest, *(sum(lengths[part] for part in row) + len(row) - 1 for row in mixed)])
+
+
 def sample_drawer(
     job: TrainJob, family: Family, pictures: list[Picture], context: JobContext
 ) -> Callable[[int, int], None]:
     """A function that draws the sample prompts with the model as it stands in memory."""
     config, settings = job.settings.sample, job.settings
     read = (lambda caption: caption) if settings.data.weighted_captions else escape
-    prompts = config.prompts or tuple(read(picture.caption) for picture in pictures[:2])
+    prompts = config.prompts or tuple(read(picture.words.whole(settings.data).text) for picture in pictures[:2])
 
     def draw(step: int, epoch: int) -> None:
         requests = [
@@ -314,7 +333,7 @@ def sample_drawer(
 
 def fingerprint(pictures: list[Picture]) -> str:
     """SHA-256 over pictures, crops, repeats and captions."""
-    facts = [(p.id, p.sha256, p.crop, p.repeats, p.caption) for p in pictures]
+    facts = [(p.id, p.sha256, p.crop, p.repeats, p.caption, *([p.prose] if p.prose else [])) for p in pictures]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -330,7 +349,8 @@ def _warn_about(
     for text in checks.warnings(config, facts):
         context.report(Note(text, "warning"))
     limit = config.data.max_tokens
-    long = sum(count > limit for count in family.num_tokens([picture.caption for picture in pictures]))
+    texts = [picture.words.whole(config.data).text for picture in pictures]
+    long = sum(count > limit for count in family.num_tokens(texts, config.data.weighted_captions))
     if long:
         text = f"{long} captions are longer than data.max_tokens {limit}; their ends are cut off."
         context.report(Note(text, "warning"))

@@ -22,7 +22,7 @@ from lora_studio.engine.buckets import StepPlan
 from lora_studio.engine.cache import LatentCache
 from lora_studio.engine.checkpoint import save_lora
 from lora_studio.engine.config import ObjectiveConfig, TrainConfig, TrainJob, changed_settings
-from lora_studio.engine.data import Batch, Sampler, without_trigger
+from lora_studio.engine.data import Batch, Sampler
 from lora_studio.engine.distributed import World
 from lora_studio.engine.ema import MovingAverage
 from lora_studio.engine.families.base import Family, Text
@@ -171,7 +171,7 @@ class Trainer:
         if prompts:
             captions = [prompts[(self.step + row) % len(prompts)] for row in batch.rows]
         else:
-            captions = [without_trigger(sample.caption, self.job.trigger) for sample in batch]
+            captions = [sample.shown.without_trigger for sample in batch]
         with torch.no_grad(), self.adapter.off():
             wanted = self.answer(noisy, times, captions, frames)
         return (self.answer(noisy, times, captions, frames) - wanted).square().mean(dim=(1, 2, 3))
@@ -366,7 +366,8 @@ class Trainer:
         drawn = noise.draw_noise(tuple(latents.shape), ObjectiveConfig(), chance).to(latents.device)
         times = family.fixed_timesteps(count)
         frames = torch.tensor([picture.frame] * count, device=latents.device)
-        answer = self.answer(family.add_noise(latents, drawn, times), times, [picture.caption] * count, frames)
+        caption = picture.words.whole(self.config.data).text
+        answer = self.answer(family.add_noise(latents, drawn, times), times, [caption] * count, frames)
         return (answer - family.target(latents, drawn, times)).square().mean()
 
     def validation_pictures(self) -> list[Picture]:

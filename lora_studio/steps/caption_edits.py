@@ -99,7 +99,7 @@ def preview(project: Project, ids: Iterable[int] | Literal["used"] | None, edit:
     if ids is not None and ids != "used":
         wanted = set(ids)
         before = {image_id: text for image_id, text in before.items() if image_id in wanted}
-    change = _text_change(edit, plan) if edit.field == "prose" else _caption_change(edit, plan)
+    change = change_of(edit, plan)
     after = {image_id: change(text) for image_id, text in before.items()}
     grown = [len(text) for image_id, text in after.items() if len(text) > len(before[image_id])]
     if (longest := max(grown, default=0)) > captioning.MAX_LENGTH:
@@ -118,6 +118,11 @@ def apply(
     Raises UserError, and nothing has happened, where `preview` would or when the captions have changed since.
     """
     return captioning.write(project, preview(project, ids, edit), digest)
+
+
+def change_of(edit: CaptionEdit, plan: Plan) -> Callable[[str], str]:
+    """What the edit makes of one text. Raises UserError for what cannot be done, at once or when it is called."""
+    return _text_change(edit, plan) if edit.field == "prose" else _caption_change(edit, plan)
 
 
 def label(edit: CaptionEdit, plan: Plan) -> str:
@@ -159,15 +164,21 @@ def _caption_change(edit: CaptionEdit, plan: Plan) -> Callable[[str], str]:
             return captions.join(before)
         if after != before and edit.do not in ("remove", "prune"):
             after = _led(after, plan.trigger)
-        return caption if after == before else captions.join(after)
+        return caption if after == before else ", ".join(after)
 
     return change
 
 
 def _led(tags: Tags, trigger: str) -> Tags:
     """The trigger in front, where the caption has it."""
-    key = trigger.casefold()
-    return captions.with_trigger_first(tags, trigger) if key in map(str.casefold, tags) else tags
+    if not trigger or tags[:1] == [trigger]:
+        return tags
+    return captions.with_trigger_first(tags, trigger) if _has(tags, trigger) else tags
+
+
+def _has(tags: Tags, tag: str) -> bool:
+    key = tag.casefold()
+    return any(one.casefold() == key for one in tags)
 
 
 def _tags_change(edit: CaptionEdit, plan: Plan) -> Callable[[Tags], Tags]:
@@ -182,6 +193,8 @@ def _tags_change(edit: CaptionEdit, plan: Plan) -> Callable[[Tags], Tags]:
         return [tag for tag in tags if tag.casefold() not in keys]
 
     def renamed(tags: Tags) -> Tags:
+        if keys.isdisjoint(map(str.casefold, tags)):
+            return tags
         return captions.unique(one for tag in tags for one in (new if tag.casefold() in keys else (tag,)))
 
     def front(tags: Tags) -> Tags:
@@ -191,8 +204,8 @@ def _tags_change(edit: CaptionEdit, plan: Plan) -> Callable[[Tags], Tags]:
     def place(tags: Tags) -> Tags:
         rest = [tag for tag in without(tags) if tag.casefold() != plan.trigger.casefold()]
         index = edit.at - 1 if edit.at > 0 else max(len(rest) + edit.at + 1, 0)
-        lead = tags[: 1 if plan.trigger.casefold() in map(str.casefold, tags) else 0] and [plan.trigger]
-        return [*lead, *rest[:index], *named, *rest[index:]]
+        lead = [plan.trigger] if _has(tags, plan.trigger) else []
+        return captions.unique([*lead, *rest[:index], *named, *rest[index:]])
 
     changes: dict[Do, Callable[[Tags], Tags]] = {
         "add": lambda tags: captions.unique([*tags, *named]),
@@ -256,8 +269,7 @@ def _text_change(edit: CaptionEdit, plan: Plan) -> Callable[[str], str]:
     if edit.do == "trigger":
         if not plan.trigger:
             raise UserError("This project has no trigger word.", "Name one in Conception.")
-        word = regex.compile(rf"(?<!\w){regex.escape(plan.trigger)}(?!\w)", regex.IGNORECASE)
-        return lambda text: text if not text or word.search(text) else f"{plan.trigger}, {text}"
+        return lambda text: text and captions.prose_with_trigger(text, plan.trigger)
     return _pattern_change(edit)
 
 

@@ -12,6 +12,7 @@ from lora_studio.engine.config import TrainConfig
 from lora_studio.judge import dataset, flags
 from lora_studio.judge.facts import Flag, ImageFacts
 from lora_studio.steps import looking
+from lora_studio.steps.wording import as_trained
 
 BAD_FLAGS = flags.BAD | set(dataset.UNUSABLE)
 """What a picture is proposed to be rejected for; any other flag only sets it aside."""
@@ -155,9 +156,10 @@ def cropped_sizes(image: Image) -> list[tuple[int, int]]:
     return [pixels.cropped(image.width, image.height, crop) for crop in image.crops]
 
 
-def entries(images: Iterable[Image]) -> list[tuple[int, int, int, str]]:
-    """(width, height, repeats, caption) of all that is trained on, a line for each crop: what `steps_for` counts."""
-    return [(*size, image.repeats, image.caption) for image in images for size in cropped_sizes(image)]
+def entries(images: Iterable[Image]) -> list[tuple[int, int, int, str, str]]:
+    """(width, height, repeats, tags, sentences) of all that is trained on, a line for each crop: what `steps_for`
+    counts."""
+    return [(*size, image.repeats, image.caption, image.prose) for image in images for size in cropped_sizes(image)]
 
 
 # --- buckets --------------------------------------------------------------------------------------------------------
@@ -197,8 +199,9 @@ def buckets(project: Project, config: TrainConfig) -> list[dict[str, Any]]:
     """Which training sizes the used pictures fall into: `{"width", "height", "count": crops, "samples": how often they
     come up in an epoch, "ids"}`, the fullest first. A picture is in several with several crops or resolutions."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
-    images = project.used_images()
-    repeats = engine_buckets.sample_counts([(entry[2], entry[3]) for entry in entries(images)], config.data)
+    plan = project.plan
+    images = [as_trained(image, plan) for image in project.used_images()]
+    repeats = engine_buckets.sample_counts([entry[2:] for entry in entries(images)], config.data)
     for resolution in engine_buckets.resolutions(config.data):
         sizes = engine_buckets.make_buckets(config.data, resolution)
         times = iter(repeats)

@@ -22,7 +22,8 @@ from lora_studio.engine.buckets import StepPlan, steps_for
 from lora_studio.engine.config import AdapterConfig, TrainConfig, TrainJob, changed_settings
 from lora_studio.engine.config import checks as settings_checks
 from lora_studio.judge import loss as judge_loss
-from lora_studio.steps import conception, curation, tagging
+from lora_studio.steps import conception, curation
+from lora_studio.steps.wording import as_trained, words_of
 
 TARGET = "lora_studio.engine.train:train"
 MIN_FREE_BYTES = 300 * 2**20
@@ -108,7 +109,7 @@ def strengths(config: AdapterConfig) -> dict[str, str]:
 
 def step_plan(project: Project, config: TrainConfig) -> StepPlan:
     """How many steps the run will have: the very formula that the trainer uses."""
-    entries = curation.entries(project.used_images())
+    entries = curation.entries([as_trained(image, project.plan) for image in project.used_images()])
     return steps_for(entries, config, regularization.sizes(config.data.regularization), devices(config))
 
 
@@ -124,7 +125,7 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
     found = []
     if not images:
         found.append(Check("bad", "There are no pictures to train on.", "Gather some, or take back a rejection."))
-    captioned = tagging.captioned(images)
+    captioned = sum(bool(words.caption or words.prose) for words in (words_of(image, plan) for image in images))
     if images and not captioned and not plan.trigger:
         found.append(Check("bad", "No picture has a caption and there is no trigger word.", "Run the auto-tagger."))
     elif captioned < len(images):
@@ -156,7 +157,7 @@ def checks(project: Project, config: TrainConfig) -> list[Check]:
 
 def _setting_checks(project: Project, config: TrainConfig, family: str) -> list[Check]:
     """What the settings do not allow, and what in them is probably not meant."""
-    images, found = project.used_images(), []
+    trained, found = [as_trained(image, project.plan) for image in project.used_images()], []
     steps = batches = 0
     try:
         plan = step_plan(project, config)
@@ -168,7 +169,8 @@ def _setting_checks(project: Project, config: TrainConfig, family: str) -> list[
         text_layers=settings_checks.text_layers(Path(paths.resolve_base(config.base.model)).expanduser(), family),
         device="cuda" if machine.num_cards() else "",  # other devices are known to torch alone
         trigger=project.plan.trigger,
-        captions=tuple(image.caption or project.plan.trigger for image in images),
+        captions=tuple(image.caption for image in trained),
+        prose=tuple(image.prose for image in trained),
         steps=steps,
         batches=batches,
         processes=devices(config),
@@ -255,7 +257,8 @@ def resume(project: Project, jobs: Jobs, run: str, changes: dict[str, Any] | Non
 
 
 def snapshot(project: Project) -> dict[str, Any]:
-    """The dataset as it is now, paths relative to a run folder; the trigger alone where a caption is missing.
+    """The dataset as it is now, paths relative to a run folder. The trigger stands first in every caption, alone where
+    there is none.
 
     Each crop is a picture of its own: the first has the picture's number, the next `12-2`. A mask is of the whole
     picture; the trainer cuts it alike.
@@ -265,12 +268,13 @@ def snapshot(project: Project) -> dict[str, Any]:
 
 
 def _entries(project: Project, image: Image, plan: Plan) -> Iterator[dict[str, Any]]:
-    mask = project.mask_path(image)
+    mask, words = project.mask_path(image), words_of(image, plan).led
     for number, crop in enumerate(image.crops, 1):
         yield {
             "id": str(image.id) if number == 1 else f"{image.id}-{number}",
             "file": _from_run(project, project.original_path(image)),
-            "caption": image.caption or plan.trigger,
+            "caption": words.caption,
+            "prose": words.prose,
             "repeats": image.repeats,
             "crop": crop,
             "width": image.width,

@@ -1,10 +1,12 @@
 """The words to choose from while captioning: our own list, the tagger's, and those that the project uses already."""
 
 import csv
+import gzip
 import json
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from lora_studio.core import captions, paths, tags
@@ -13,11 +15,24 @@ from lora_studio.core.tags import Book, book, categoriser
 
 Word = tuple[str, str, int, str]
 """Tag, its category, how many pictures have it, and the tag that it is another name of (else empty)."""
+CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"  # of open_clip, which is read as a file and never imported here
+CLIP_MERGES = 49152 - 256 - 2 + 1  # the file holds more than CLIP uses
 TAGGER_FILE, WD_FILE = "vocabulary.json", "selected_tags.csv"
 WD_CATEGORIES = {"0": tags.OTHER, "4": "character", "9": "rating"}
 """The numbers in a WD tagger's list (facts: formats 2.4)."""
 
-__all__ = ["Book", "Word", "aliases", "book", "category", "implications", "tagger_words", "words"]
+__all__ = [
+    "Book",
+    "Word",
+    "aliases",
+    "book",
+    "categories",
+    "category",
+    "english",
+    "implications",
+    "tagger_words",
+    "words",
+]
 
 
 def aliases() -> Mapping[str, str]:
@@ -36,13 +51,16 @@ def category(tag: str, plan: Plan | None = None) -> str:
 
 
 def categories(plan: Plan | None = None) -> tags.Categoriser:
-    """The function from a tag to its category, to ask it many times."""
-    return _categories(tuple(tagger_words(plan).items()) if plan else ())
+    """The function from a tag to its category, to ask it many times. That of the plan's trigger is `trigger`."""
+    if plan is None:
+        return _categories((), "")
+    return _categories(tuple(tagger_words(plan).items()), plan.trigger.casefold())
 
 
 @lru_cache(maxsize=4)
-def _categories(more: tuple[tuple[str, str], ...]) -> tags.Categoriser:
-    return categoriser(dict(more))
+def _categories(more: tuple[tuple[str, str], ...], trigger: str) -> tags.Categoriser:
+    of = categoriser(dict(more))
+    return lambda tag: "trigger" if trigger and tag.casefold() == trigger else of(tag)
 
 
 def tagger_words(plan: Plan) -> dict[str, str]:
@@ -78,12 +96,24 @@ def _read(path: str, changed: int) -> dict[str, str]:
         return {}
 
 
+@cache
+def english() -> frozenset[str]:
+    """Words that are one token of CLIP's vocabulary, hence common on the net and no slips; few misspelt ones are among
+    them (of 28 tried, 3 that are words of another language)."""
+    found = find_spec("open_clip")
+    path = Path(found.origin).with_name(CLIP_FILE) if found and found.origin else None
+    if path is None or not path.is_file():
+        return frozenset()
+    merges = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1:CLIP_MERGES]
+    return frozenset(merge.replace(" ", "").removesuffix("</w>") for merge in merges if merge.endswith("</w>"))
+
+
 def words(project: Project) -> list[Word]:
     """Every word to complete to, the most used ones first, then our list in its order, then the tagger's."""
     counts: Counter[str] = Counter()
     spelling: dict[str, str] = {}
-    for image in project.used_images():
-        for tag in captions.split(image.caption):
+    for caption in project.texts("caption", used=True).values():
+        for tag in captions.split(caption):
             spelling.setdefault(tag.casefold(), tag)
             counts[tag.casefold()] += 1
     known, kind = book(), categories(project.plan)

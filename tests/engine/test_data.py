@@ -15,7 +15,7 @@ from PIL import Image
 from lora_studio.core.errors import UserError
 from lora_studio.engine import regularization
 from lora_studio.engine.config import DataConfig, TrainConfig
-from lora_studio.engine.data import Sampler, plan_for, read_dataset, vary_caption, without_trigger
+from lora_studio.engine.data import Sampler, plan_for, read_dataset
 from lora_studio.engine.picture import VARIANTS, Look, Picture, frame_of, load_masks, load_pixels, look_of
 from tests.engine.conftest import settings
 from tests.tiny import make_dataset
@@ -440,48 +440,3 @@ def test_the_dataset_names_masks_and_a_missing_one_is_told(tmp_path: Path) -> No
     assert picture.mask == tmp_path / "data/m.png" and len(picture.mask_sha256) == 64 and picture.alpha_mask
     with pytest.raises(UserError, match=r"gone\.png"):
         set_of(tmp_path, config, mask="gone.png")
-
-
-# --- captions -----------------------------------------------------------------------------------------------------
-
-
-def varied(count: int = 200, **changes: Any) -> list[list[str]]:
-    config = DataConfig(**{"shuffle_tags": False, **changes})
-    return [vary_caption("zorbi, a, b, c, d", config, random.Random(i)).split(", ") for i in range(count)]
-
-
-def test_captions_stay_as_they_are_unless_asked_otherwise() -> None:
-    assert vary_caption("B,a,  b, a", DataConfig(shuffle_tags=False), random.Random(0)) == "B,a,  b, a"
-
-
-@pytest.mark.parametrize("keep", [0, 1, 3])
-def test_kept_tags_stay_in_front_through_shuffling_and_dropout(keep: int) -> None:
-    for tags in varied(shuffle_tags=True, tag_dropout=0.5, keep_tokens=keep):
-        assert tags[:keep] == ["zorbi", "a", "b", "c", "d"][:keep]
-    assert len({tuple(tags) for tags in varied(shuffle_tags=True, keep_tokens=keep)}) > 1
-
-
-def test_dropouts_have_their_shares() -> None:
-    whole = varied(1000, caption_dropout=0.3)
-    assert sum(tags == [""] for tags in whole) / 1000 == pytest.approx(0.3, abs=0.05)
-    parts = varied(1000, tag_dropout=0.25, keep_tokens=1)
-    assert sum(len(tags) - 1 for tags in parts) / 4000 == pytest.approx(0.75, abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("caption", "trigger", "expected"),
-    [
-        ("zorbi, red hair, smile", "zorbi", "red hair, smile"),
-        ("Zorbi, red hair", "zorbi", "red hair"),
-        ("a photo of zorbi on a beach, sunny", "zorbi", "a photo of on a beach, sunny"),
-        ("zorbi style, zorbina", "zorbi", "style, zorbina"),
-        ("red hair", "zorbi", "red hair"),
-        ("red hair", "", "red hair"),
-        ("zorbi", "zorbi", ""),
-        ("zorbi, zorbi hat, tree", "zorbi, zorbi hat", "tree"),
-        ("ganyu (genshin), horns", "ganyu (genshin)", "horns"),
-        ("", "zorbi", ""),
-    ],
-)
-def test_the_trigger_is_taken_out_of_a_caption(caption: str, trigger: str, expected: str) -> None:
-    assert without_trigger(caption, trigger) == expected

@@ -5,12 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from lora_studio.engine.brackets import escape, parse_weights
 from lora_studio.engine.prompts import (
     apply_weights,
     chunk_tokens,
     chunks_for,
-    escape,
-    parse_weights,
     token_rows,
     tokenize,
 )

@@ -11,8 +11,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 
 from lora_studio.core.errors import UserError
-from lora_studio.engine.families.single_file import SingleFile, clip_tokenizer, clip_vocabulary, differences, sources
+from lora_studio.engine.families.single_file import SingleFile, clip_tokenizer, differences, sources
 from lora_studio.engine.layouts import LayoutError, read_layout, read_vae
+from lora_studio.engine.tokens import clip_vocabulary
 from tests.engine import published
 from tests.engine.original import clip_state, open_clip_state, tiny_parts, vae_state, whole_state, write
 

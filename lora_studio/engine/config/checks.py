@@ -13,6 +13,7 @@ from lora_studio.core import captions as tags
 from lora_studio.core.settings import describe
 from lora_studio.engine.config.adapter import AdapterConfig, pairs
 from lora_studio.engine.config.jobs import SampleRequest, TrainConfig
+from lora_studio.engine.wording import mentions
 
 RATE_FINDERS = ("prodigy", "schedulefree_prodigy")
 BOUNDS = {info.name: info for info in describe(SampleRequest)}
@@ -32,6 +33,9 @@ class Facts:
     """torch's name: cpu, cuda, mps, xpu."""
     trigger: str | None = None
     captions: tuple[str, ...] | None = None
+    """Tags of each picture."""
+    prose: tuple[str, ...] = ()
+    """Sentences of each picture; empty where there are none of any."""
     steps: int = 0
     """Of the whole run."""
     batches: int = 0
@@ -232,16 +236,19 @@ def _odd_captions(config: TrainConfig, facts: Facts) -> Iterable[str]:
         return
     split = [tags.split(caption) for caption in facts.captions]
     longest = max(map(len, split))
+    prose = facts.prose or ("",) * len(split)
+    if data.tag_dropout and not longest:
+        yield f"data.tag_dropout {data.tag_dropout:g} has no effect: there are no tags, and sentences stay whole."
     if (data.shuffle_tags or data.tag_dropout) and data.keep_tokens >= longest > 1:
         yield (
             f"data.keep_tokens {data.keep_tokens} keeps all tags in place (the longest caption has {longest}): "
             "shuffling and dropping them has no effect."
         )
-    known = {tag.casefold() for caption in split for tag in caption}
-    nowhere = [tag for tag in data.balance if tag.casefold() not in known]
+    written = list(zip(facts.captions, prose, strict=True))
+    nowhere = [tag for tag in data.balance if not any(mentions(*words, tag) for words in written)]
     if nowhere:
         yield f"data.balance: no caption has {', '.join(nowhere)}."
-    empty = sum(not caption.strip() for caption in facts.captions)
+    empty = sum(not caption.strip() and not text.strip() for caption, text in written)
     if empty:
         yield f"{empty} of {len(facts.captions)} pictures have an empty caption."
 

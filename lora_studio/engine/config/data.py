@@ -41,13 +41,15 @@ class DataConfig(Settings):
     """Folder of regularisation pictures (others of the same kind, with .txt captions): they keep the base as it is.
     They count as objective.prior_weight says."""
     shuffle_tags: bool = True
-    """Mix the order of the tags in every step, so that none is tied to its place."""
+    """Mix the order of the tags in every step, so that none is tied to its place. Sentences are never mixed."""
     keep_tokens: int = Field(1, ge=0, le=50)
-    """How many tags at the front stay in place and are never dropped: 1 keeps the trigger word first."""
+    """How many tags at the front stay in place and are never dropped; the trigger word is one of them, and stays there at 0 too."""  # noqa: E501
     caption_dropout: float = Field(0.0, ge=0, le=1)
     """Share of the steps in which a picture is shown without any caption. A little (0.05 to 0.1) helps styles."""
     tag_dropout: float = Field(0.0, ge=0, le=1)
     """Chance for each tag behind the kept ones to be left out. A little makes the LoRA less picky about prompts."""
+    wildcards: bool = False
+    """Where a caption says {red hat|blue hat}, show one of them by chance each time. Off, braces are plain text."""
 
     max_tokens: int = Field(225, ge=75, le=450, multiple_of=75)
     """Longest caption in tokens; what is beyond is cut off. 75 is one piece of the text encoder, 225 three."""

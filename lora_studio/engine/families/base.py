@@ -91,7 +91,8 @@ class Family(Protocol):
         ...
 
     def num_tokens(self, captions: list[str], weighted: bool = False) -> list[int]:
-        """Tokens of each caption, without begin and end; `weighted` reads (word:1.2)."""
+        """Tokens of each caption, without begin and end, of the text encoder that needs most; `weighted` reads
+        (word:1.2)."""
         ...
 
     def encode_text(self, captions: list[str], clip_skip: int, chunks: int = 1, weighted: bool = False) -> Text:

@@ -102,7 +102,8 @@ class LatentFamily:
         return vae.decode(plain, return_dict=False)[0]
 
     def num_tokens(self, captions: list[str], weighted: bool = False) -> list[int]:
-        return [len(tokens) for tokens in words.tokenize(self.tokenizers[0], captions, weighted)]
+        every = [words.tokenize(tokenizer, captions, weighted) for tokenizer in self.tokenizers]
+        return [max(map(len, found)) for found in zip(*every, strict=True)]
 
     def encode_text(self, captions: list[str], clip_skip: int, chunks: int = 1, weighted: bool = False) -> Text:
         raise NotImplementedError

@@ -3,9 +3,7 @@
 Only the part asked for is read, memory-mapped. What each parameter is made from says `engine.layouts`.
 """
 
-import gzip
 import hashlib
-import importlib.util
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,6 +21,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.engine.headers import HeaderError, prediction, read_header, zero_terminal_snr
 from lora_studio.engine.keys import TEXT_LEVEL
 from lora_studio.engine.layouts import Layout, LayoutError, Part, Source, read_layout, read_vae
+from lora_studio.engine.tokens import check_vocabulary, clip_vocabulary
 
 CLASSES: dict[str, Callable[..., nn.Module]] = {
     "unet": lambda **config: UNet2DConditionModel(**config),
@@ -30,8 +29,6 @@ CLASSES: dict[str, Callable[..., nn.Module]] = {
     "text_encoder": lambda **config: CLIPTextModel(CLIPTextConfig(**config)),
     "text_encoder_2": lambda **config: CLIPTextModelWithProjection(CLIPTextConfig(**config)),
 }
-CLIP_TOKENS = 49408
-WORDS_FILE = "bpe_simple_vocab_16e6.txt.gz"  # CLIP's word pieces, shipped by open_clip
 
 
 class SingleFile:
@@ -123,11 +120,7 @@ class SingleFile:
         Raises UserError when the model has another vocabulary than CLIP's.
         """
         encoder = self._find(name.replace("tokenizer", "text_encoder"))
-        if encoder.config["vocab_size"] != CLIP_TOKENS:
-            raise UserError(
-                f"{self.path.name} reads {encoder.config['vocab_size']} word pieces where CLIP has {CLIP_TOKENS}.",
-                "Use this model as a folder (diffusers layout), with its own tokenizer.",
-            )
+        check_vocabulary(self.path, encoder)
         return clip_tokenizer("!" if encoder.name == "text_encoder_2" or self.family == "sd2" else "<|endoftext|>")
 
     def scheduler_config(self) -> dict[str, Any]:
@@ -194,34 +187,6 @@ def take(tensor: Tensor, source: Source, shape: tuple[int, ...]) -> Tensor:
 
 
 # --- The tokenizer ----------------------------------------------------------------------------------------------
-
-
-def byte_characters() -> list[str]:
-    """CLIP's printable stand-ins for the 256 bytes: those that print stand for themselves and come first."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in kept]
-    return [chr(byte) for byte in kept] + [chr(256 + index) for index in range(len(others))]
-
-
-def clip_vocabulary() -> tuple[dict[str, int], list[str]]:
-    """CLIP's 49,408 word pieces by number, and its merges in order of rank.
-
-    The file is looked for without importing its package, which would load much else.
-    """
-    spec = importlib.util.find_spec("open_clip")
-    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-    if folder is None or not (folder / WORDS_FILE).exists():
-        raise UserError(
-            f"CLIP's word pieces ({WORDS_FILE}) are not installed.",
-            "Install open-clip-torch, or repair the installation.",
-        )
-    with gzip.open(folder / WORDS_FILE, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")
-    letters = byte_characters()
-    merges = lines[1 : 1 + CLIP_TOKENS - 2 * len(letters) - 2]  # the first line is a title; the file holds spares
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
-    tokens = [*words, "<|startoftext|>", "<|endoftext|>"]
-    return {token: index for index, token in enumerate(tokens)}, merges
 
 
 def clip_tokenizer(pad: str) -> CLIPTokenizer:

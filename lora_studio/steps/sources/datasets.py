@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_studio.core import captions
 from lora_studio.core.images import ImageError
@@ -61,12 +61,21 @@ def _text(entry: Entry) -> str:
         return ""
 
 
+class Said(NamedTuple):
+    """What a list has of a picture."""
+
+    text: str
+    """Whatever it is: sentences or tags."""
+    tags: str = ""
+    """What is called tags, beside the text."""
+
+
 class Lists:
     """Captions out of lists, found by the pictures' paths."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, str] = {}
-        self._by_stem: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        self._by_path: dict[str, Said] = {}
+        self._by_stem: dict[str, list[tuple[tuple[str, ...], Said]]] = {}
         """Name without ending -> the whole path of the key in parts, reversed, and the caption: kohya's keys are full
         paths of another machine, with or without ending."""
 
@@ -98,18 +107,24 @@ class Lists:
 
     def caption(self, entry: Entry) -> str:
         """The caption of a picture; empty where no list has it, or several differ about it."""
+        said = self.said(entry)
+        return ", ".join(filter(None, said)) if said else ""
+
+    def said(self, entry: Entry) -> Said | None:
+        """What a list has of a picture; None where none has it, or several differ about it."""
         if entry.name in self._by_path:
             return self._by_path[entry.name]
         own = tuple(reversed((*entry.path.parts[:-1], entry.path.stem)))
-        best, length = set(), 0
-        for parts, caption in self._by_stem.get(entry.path.stem, ()):
+        best: set[Said] = set()
+        length = 0
+        for parts, said in self._by_stem.get(entry.path.stem, ()):
             same = next(
                 (n for n, (a, b) in enumerate(zip(own, parts, strict=False)) if a != b), min(len(own), len(parts))
             )
             if same >= length:
-                best = {caption} | (best if same == length else set())
+                best = {said} | (best if same == length else set())
                 length = same
-        return best.pop() if len(best) == 1 else ""
+        return best.pop() if len(best) == 1 else None
 
     def _row(self, folder: PurePosixPath, row: Any) -> None:
         if not isinstance(row, dict):
@@ -117,7 +132,7 @@ class Lists:
         low = {str(name).lower(): value for name, value in row.items() if value}
         caption = next((_words(low[name]) for name in COLUMNS if name in low), "")
         if isinstance(low.get("file_name"), str) and caption:
-            self._by_path[(folder / low["file_name"].replace("\\", "/")).as_posix()] = caption
+            self._by_path[(folder / low["file_name"].replace("\\", "/")).as_posix()] = Said(caption)
 
     def _kohya(self, data: Any) -> bool:
         """`{path: {"caption": .., "tags": ..}}`; returns whether it is such a list."""
@@ -129,10 +144,10 @@ class Lists:
                 continue
             found = True
             path = PurePosixPath(key.replace("\\", "/"))
-            caption = ", ".join(filter(None, (_words(value.get("caption")), _words(value.get("tags")))))
+            said = Said(_words(value.get("caption")), _words(value.get("tags")))
             for stem in {path.stem, path.name}:  # whether what follows a dot is an ending cannot be told
                 parts = tuple(reversed((*path.parts[:-1], stem)))
-                self._by_stem.setdefault(stem, []).append((parts, caption))
+                self._by_stem.setdefault(stem, []).append((parts, said))
         return found
 
 

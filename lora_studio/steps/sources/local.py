@@ -26,7 +26,7 @@ def candidates(paths: Iterable[Path], project: Project) -> Iterator[Candidate | 
             raise UserError(f"{source} does not exist.", "Check the path.")
         _refuse_own(source, project)
         if source.is_dir():
-            yield from datasets.candidates(_walk(source), shown(source), source.name)
+            yield from datasets.candidates(walk(source), shown(source), source.name)
         elif source.suffix.lower() == ".zip":
             yield from datasets.candidates(archives.entries(source), source.name)
         elif source.suffix.lower() not in datasets.CAPTIONS:
@@ -75,9 +75,9 @@ def _entry(path: Path, name: str, root: Path) -> Entry:
     return Entry(name, read)
 
 
-def _walk(root: Path) -> Iterator[Entry | Refused]:
-    """The files below a folder, in order of name. Links are followed; a folder that was visited is not entered
-    again, so that circles of links end. A project in it is left alone."""
+def walk(root: Path, into_zips: bool = True) -> Iterator[Entry | Refused]:
+    """The files below a folder, in order of name, and those in its zips. Links are followed; a folder that was visited
+    is not entered again, so that circles of links end. A project in it is left alone."""
     visited: set[tuple[int, int]] = set()
     waiting = [(root, "")]
     count = 0
@@ -115,7 +115,7 @@ def _walk(root: Path) -> Iterator[Entry | Refused]:
                 return
             if kind == "other":
                 yield Refused(name, "a link that leads nowhere" if one.is_symlink() else "no ordinary file")
-            elif name.lower().endswith(".zip"):
+            elif name.lower().endswith(".zip") and into_zips:
                 yield from archives.entries(Path(one.path), name)
             else:
                 yield _entry(Path(one.path), name, root)

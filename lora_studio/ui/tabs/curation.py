@@ -76,10 +76,9 @@ def functions(studio: Studio) -> dict[str, Any]:
         return pictures.changed(opened, [best, *others])
 
     def find(project: str, text: str, sort: str = "", down: bool = False) -> dict[str, Any]:
-        test = filters.parse(text)
         opened = studio.open(project)
         every = studio.rows(opened)
-        ids = filters.select(every, test)
+        ids = filters.select(every, filters.parse(text, every))
         return {"ids": filters.order(opened, ids, sort, down, every) if sort else ids}
 
     def measures(project: str, ids: Annotated[list[int], Field(max_length=2)]) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def fields() -> list[dict[str, str]]:
     """The words of the filter language with what they mean, and how they are written: `{"name", "text", "example"}`."""
     signs = {"numbers": " < ", "words": ":", "states": "", "flags": ""}
     found = {
-        name: {"name": name, "text": about, "example": name + signs[group]}
+        name: {"name": name, "text": about, "example": "has:trigger" if name == "has" else name + signs[group]}
         for group, words in filters.help_table().items()
         for name, about in words.items()
     }
