@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lora_studio import __version__, cli_captions, cli_curate, cli_gather, cli_keys, cli_seen, cli_words
-from lora_studio.cli_common import Json, Named, Projects, Stopped, answer, open_project, root_of
+from lora_studio import __version__, cli_captions, cli_curate, cli_gather, cli_keys, cli_seen, cli_tag, cli_words
+from lora_studio.cli_common import Changes, Json, Named, Projects, Stopped, answer, changes, open_project, root_of
 from lora_studio.core.errors import UserError
 from lora_studio.terminal import Bar, say, watch
 
@@ -26,9 +26,6 @@ MACHINES = (
     '-m lora_studio.core.jobs "{}"'
 )
 """What starts a prepared run on one of several machines; docs/several-gpus.md explains its words."""
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, e.g. adapter.rank=16.")
-]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
 
@@ -91,17 +88,6 @@ def options(
         studio(projects)
 
 
-def _changes(words: list[str] | None) -> dict[str, str]:
-    """`["adapter.rank=16"]` -> `{"adapter.rank": "16"}`. Raises SettingsError naming every word without a `=`."""
-    from lora_studio.core.settings import SettingsError
-
-    words = words or []
-    wrong = [f"--set {word}: write it as NAME=VALUE, e.g. adapter.rank=16" for word in words if "=" not in word]
-    if wrong:
-        raise SettingsError(wrong)
-    return {name.strip(): value.strip() for name, _, value in (word.partition("=") for word in words)}
-
-
 # --- the six steps ----------------------------------------------------------------------------------------------------
 
 
@@ -160,36 +146,10 @@ def _fetch(base: str) -> None:
 app.command()(cli_gather.gather)
 app.command()(cli_keys.keys)
 app.command()(cli_curate.curate)
+app.command()(cli_tag.tag)
 app.add_typer(cli_captions.app, name="captions")
 app.add_typer(cli_words.app, name="words")
 app.add_typer(cli_seen.app, name="seen")
-
-
-@app.command()
-def tag(
-    project: Named,
-    mode: Annotated[Literal["empty", "append", "replace"], typer.Option(help="What to do with captions.")] = "append",
-    set_: Changes = None,
-    projects: Projects = None,
-    as_json: Json = False,
-) -> None:
-    """4. Tagging: describe the kept pictures with the auto-tagger, the trigger word first."""
-    from lora_studio.core.jobs import Jobs
-    from lora_studio.steps import tagging
-
-    opened = open_project(projects, project)
-    config = tagging.recommended(opened).with_changes(_changes(set_))
-    jobs = Jobs(opened.root)
-    job = watch(jobs, tagging.start(opened, jobs, config))
-    if job.state == "stopped":
-        raise Stopped({"written": 0, "skipped": 0, "failed": []}, "Stopped: no caption was changed.")
-    result = tagging.apply(opened, job.folder, mode)
-    for one in result["failed"]:
-        say(f"Not tagged {one['file']}: {one['reason']}")
-    text = f"{result['written']} captions written, {result['skipped']} left alone, {len(result['failed'])} failed."
-    answer(result, as_json, text)
-    if not result["written"] and not result["skipped"]:
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -213,10 +173,10 @@ def train(
     if resume:
         if preset:
             raise UserError("A resumed run keeps its preset.", "Leave out --preset, or start a new run.")
-        job = training.resume(opened, jobs, _run(opened, jobs, resume), _changes(set_), prepare)
+        job = training.resume(opened, jobs, _run(opened, jobs, resume), changes(set_), prepare)
     else:
         config = training.with_preset(opened, preset) if preset else training.current(opened)
-        config = config.with_changes(_changes(set_))
+        config = config.with_changes(changes(set_))
         for check in training.checks(opened, config):
             if check.level == "warn":
                 say(f"{check.text} {check.remedy}")
@@ -274,7 +234,7 @@ def examine(
 
     opened = open_project(projects, project)
     jobs = Jobs(opened.root)
-    config = testing.default_config(opened).with_changes(_changes(set_))
+    config = testing.default_config(opened).with_changes(changes(set_))
     job = watch(jobs, testing.start(opened, jobs, config))
     view = testing.view(opened, jobs, job.id)
     sheet = str(job.folder / view["sheet"]) if view["sheet"] else None

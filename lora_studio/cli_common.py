@@ -8,6 +8,9 @@ import typer
 
 Projects = Annotated[Path | None, typer.Option("--projects", metavar="DIR", help="Projects folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, e.g. adapter.rank=16.")
+]
 Named = Annotated[str, typer.Argument(metavar="PROJECT", help="Folder name or name of the project.")]
 
 
@@ -39,3 +42,14 @@ def open_project(projects: Path | None, name: str) -> Any:
     from lora_studio.core.project import Project
 
     return Project.open(root_of(projects), name)
+
+
+def changes(words: list[str] | None) -> dict[str, str]:
+    """`["adapter.rank=16"]` -> `{"adapter.rank": "16"}`. Raises SettingsError naming every word without a `=`."""
+    from lora_studio.core.settings import SettingsError
+
+    words = words or []
+    wrong = [f"--set {word}: write it as NAME=VALUE, e.g. adapter.rank=16" for word in words if "=" not in word]
+    if wrong:
+        raise SettingsError(wrong)
+    return {name.strip(): value.strip() for name, _, value in (word.partition("=") for word in words)}

@@ -15,6 +15,7 @@ COMMANDS = {
     "cli_gather",
     "cli_keys",
     "cli_seen",
+    "cli_tag",
     "cli_words",
     "terminal",
     "steps",
@@ -31,7 +32,7 @@ ALLOWED = {
     "steps": {"steps", "engine", "tagger", "vision", "judge", "core", "lora_studio"},  # its version is told to sites
     "ui": {"ui", "steps", "engine", "tagger", "judge", "core", "lora_studio"},
     "cli": COMMANDS | {"cli", "demo", "ui", "tagger", "lora_studio"},
-    **{f"cli_{name}": COMMANDS for name in ("captions", "seen", "words")},
+    **{f"cli_{name}": COMMANDS for name in ("captions", "seen", "tag", "words")},
     "cli_common": {"cli_common", "core"},
     "cli_curate": COMMANDS,
     "cli_gather": COMMANDS,
@@ -54,13 +55,15 @@ HEAVY = {
     "open_clip",
     "timm",
     "torchvision",
+    "onnxruntime",
 }
 HOME = {
     "gradio": {"ui"},
-    "cv2": {"vision"},
+    "cv2": {"vision", "tagger"},  # the taggers' way of making pictures smaller
     "av": {"vision"},
-    **{name: {"engine"} for name in ("diffusers", "transformers", "peft", "accelerate", "lycoris")},
-    **{name: {"tagger"} for name in ("open_clip", "timm")},
+    **{name: {"engine"} for name in ("diffusers", "peft", "accelerate", "lycoris")},
+    "transformers": {"engine", "tagger"},  # models that describe pictures are its image-text-to-text classes
+    **{name: {"tagger"} for name in ("open_clip", "timm", "onnxruntime")},
     "torch": {"engine", "tagger", "torchvision_ops"},
 }
 

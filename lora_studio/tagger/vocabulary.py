@@ -1,7 +1,11 @@
 """The tags a tagger knows, each with its category and the level from which it is believed. Imports no torch."""
 
+import csv
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,15 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
+    @cached_property
     def levels(self) -> NDArray[np.float64]:
         """(T,) probability from which each tag is believed."""
         return np.array(self.thresholds)
+
+    @cached_property
+    def kinds(self) -> NDArray[np.str_]:
+        """(T,) category of each tag in small letters."""
+        return np.array([category.casefold() for category in self.categories])
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
@@ -51,3 +60,86 @@ def _entry(entry: dict[str, Any]) -> tuple[str, str, float]:
     if not 0 < level < 1:
         raise ValueError(f"threshold of {name} is {level}, not between 0 and 1")
     return name, str(entry.get("category", "general")), level
+
+
+# --- Lists of booru taggers -------------------------------------------------------------------------------------
+
+KAOMOJI = frozenset(
+    (
+        "0_0",
+        "(o)_(o)",
+        "+_+",
+        "+_-",
+        "._.",
+        "<o>_<o>",
+        "<|>_<|>",
+        "=_=",
+        ">_<",
+        "3_3",
+        "6_9",
+        ">_o",
+        "@_@",
+        "^_^",
+        "o_o",
+        "u_u",
+        "x_x",
+        "|_|",
+        "||_||",
+    )
+)
+"""Booru tags that are faces drawn with letters: their underscores are no spaces."""
+BOORU = {"9": ("rating", 0.05), "0": ("general", 0.35), "4": ("character", 0.85)}
+"""Category number of the list -> our name for it, and from which probability it is believed: those usual for the WD
+family. Of the ratings the likeliest is meant, so nearly any probability will do."""
+
+
+def spaced(tag: str) -> str:
+    """A booru tag as people write it: `long_hair` -> `long hair`; faces drawn with letters stay as they are."""
+    return tag if tag in KAOMOJI else tag.replace("_", " ")
+
+
+@lru_cache(maxsize=4)
+def _tag_csv(path: Path, changed: int) -> Vocabulary:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = [BOORU.get(str(row["category"]).strip(), ("other", 0.5)) for row in rows]
+    names = tuple(spaced(str(row["name"]).strip()) for row in rows)
+    if not names or not all(names):
+        raise ValueError("a tag without a name" if names else "no tags")
+    return Vocabulary(names, tuple(name for name, _ in kinds), tuple(level for _, level in kinds))
+
+
+def load_tag_csv(path: Path) -> Vocabulary:
+    """Read `selected_tags.csv` (columns name and category) of a WD tagger, in the order of the model's answers, names
+    with spaces. Raises UserError naming the file and the fault."""
+    try:
+        return _tag_csv(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is no list of tags ({reason}).", "Fetch or copy the model again.") from error
+
+
+# --- Lists of words ---------------------------------------------------------------------------------------------
+
+MOST_WORDS = 50_000
+
+
+def load_word_list(path: Path, category: Callable[[str], str]) -> Vocabulary:
+    """A list for models that compare pictures with words: a text file with one word or phrase a line (commas separate
+    them too), or a `.csv` with the columns name and category, as WD taggers have it. `category` gives the kind of each.
+
+    Raises UserError naming the file when it cannot be read, is empty, or too long.
+    """
+    if path.suffix.casefold() == ".csv":
+        listed = load_tag_csv(path)
+        return replace(listed, thresholds=(0.5,) * len(listed))
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"The list {path} cannot be read ({error}).", "Save it as a text file in UTF-8.") from error
+    words = dict.fromkeys(" ".join(word.split()) for word in re.split(r"[,\n]", text))
+    names = tuple(spaced(word) for word in words if word)
+    if not names or len(names) > MOST_WORDS:
+        problem = f"has {len(names)} words, at most {MOST_WORDS} are possible" if names else "has no words"
+        raise UserError(f"The list {path} {problem}.", "Write one word or phrase a line.")
+    return Vocabulary(names, tuple(category(name) for name in names), (0.5,) * len(names))
