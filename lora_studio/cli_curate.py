@@ -131,7 +131,7 @@ def _list(project: Any, where: str, sort: str, as_json: bool) -> None:
 
     found = curation.audit(project, _resolution(project))
     every = rows(project, found.flags)
-    ids = filters.select(every, filters.parse(where))
+    ids = filters.select(every, filters.parse(where, every))
     if sort:
         ids = filters.order(project, ids, sort.removeprefix("-"), sort.startswith("-"), every)
     by_id = {row.image.id: row for row in every}

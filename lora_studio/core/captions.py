@@ -49,9 +49,14 @@ def with_trigger_first(tags: Iterable[str], trigger: str) -> list[str]:
 
 def prose_with_trigger(prose: str, trigger: str) -> str:
     """The sentences with the trigger word in front, where it is nowhere in them."""
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", prose, re.IGNORECASE):
-        return prose
-    return joined(trigger, prose)
+    return prose if not trigger or has_word(prose, trigger) else joined(trigger, prose)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether the word stands in the text by itself, whatever the case."""
+    return word.casefold() in text.casefold() and bool(
+        re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+    )
 
 
 def add(caption: str, tags: Iterable[str]) -> str:

@@ -72,6 +72,8 @@ class Plan(Settings):
     """Prompts without the trigger that must not change."""
     prune_tags: tuple[str, ...] = ()
     """Tags taken out of all captions so that the trigger word stands for them."""
+    quick_tags: tuple[str, ...] = Field((), max_length=9)
+    """Tags that the caption editor gives with the keys 1 to 9; an empty one leaves its key free."""
     licence: str = ""
     """Licence of the pictures."""
     credit: str = ""

@@ -1,8 +1,12 @@
-"""The filter language of the grid: `blur < 0.3 and not keep`, `tag:hat`, `name:"a b"`, `faces = 0 or width < 512`.
+"""The filter language of the grid: `smile and not hat`, `blur < 0.3 not keep`, `/^zorbi,/ or tokens > 75`.
 
     filter  = one "or" one "or" ...
     one     = part ["and"] part ["and"] ...      side by side means and
-    part    = "not" part | "(" filter ")" | word | number-word < 3 | text-word : words | "words"
+    part    = "not" part | "(" filter ")" | word | number-word < 3 | text-word : words | "words" | /regular expression/
+
+A word that is none of the language is a tag of the project; "in quotation marks" it is looked for as a tag, and where
+no picture has such a tag, in names, captions and sentences. A regular expression is looked for in captions and
+sentences, or where it is asked for: `name:/^a/`.
 
 What is not known of a picture (nobody has looked for faces yet) is neither true nor false: it is shown by neither
 `faces > 0` nor `not faces > 0`. Nothing is ever evaluated as code.
@@ -11,19 +15,25 @@ What is not known of a picture (nobody has looked for faces yet) is neither true
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import cached_property
+from typing import NoReturn, Protocol
+
+import regex
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.project import Project
 from lora_studio.judge import dataset
 from lora_studio.steps import curation
-from lora_studio.steps.rows import FLAGS, NUMBERS, STATES, TEXTS, Row, rows
+from lora_studio.steps.rows import FLAGS, HAS, NUMBERS, STATES, TEXTS, Row, rows
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 40
 """Of parentheses and `not`s."""
+SECONDS = 1.0
+"""All of a regular expression's work; a pattern that needs longer would hang."""
 SAME = 0.0005
 """Numbers nearer than this are equal: nobody writes `aspect = 1.7777778`."""
 Answer = bool | None
@@ -49,6 +59,7 @@ FIELDS: dict[str, str] = {
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<quoted>"(?:[^"\\]|\\.)*")
+        | (?P<regex>/(?:[^/\\]|\\.)+/)(?=\s|\)|$)
         | (?P<open>\() | (?P<close>\))
         | (?P<sign><=|>=|!=|==|<|>|=|:|&&|\|\||&|\||!)
         | (?P<word>[^\s()"<>=:&|!]+)
@@ -60,7 +71,7 @@ _TOKEN = re.compile(
 @dataclass(frozen=True)
 class _Token:
     kind: str
-    """quoted, open, close, sign, word or end."""
+    """quoted, regex, open, close, sign, word or end."""
     text: str
     place: int
     """From 1."""
@@ -69,9 +80,9 @@ class _Token:
 def find(project: Project, text: str, audit: dataset.Audit | None = None) -> list[int]:
     """Ids of the pictures that fit, in order of import; all of them for an empty filter. Raises UserError that names
     the word that was not understood, its place, and what is known."""
-    test = parse(text)
     audit = curation.audit(project) if audit is None and _asks_for_flags(text) else audit
-    return select(rows(project, audit.flags if audit else {}), test)
+    every = rows(project, audit.flags if audit else {})
+    return select(every, parse(text, every))
 
 
 def select(every: Iterable[Row], test: Test) -> list[int]:
@@ -96,11 +107,12 @@ def order(
     return [image_id for _, image_id in known_rows] + unknown
 
 
-def parse(text: str) -> Test:
-    """The filter as a function of a row. Raises UserError."""
+def parse(text: str, every: Iterable[Row] = ()) -> Test:
+    """The filter as a function of a row; the words that are tags of the rows `every` may stand by themselves. Raises
+    UserError, and so does the function when a regular expression of it takes too long."""
     if len(text) > MAX_LENGTH:
         raise UserError(f"This filter is {len(text)} letters long.", f"At most {MAX_LENGTH} are read.")
-    parser = _Parser(_tokens(text))
+    parser = _Parser(_tokens(text), every)
     if parser.here.kind == "end":
         return lambda row: True
     test = parser.any_of()
@@ -131,8 +143,14 @@ def _tokens(text: str) -> list[_Token]:
 @dataclass
 class _Parser:
     tokens: list[_Token]
+    every: Iterable[Row] = ()
     at: int = 0
     depth: int = 0
+
+    @cached_property
+    def tags(self) -> Set[str]:
+        """All tags of the rows, in small letters."""
+        return {tag.casefold() for row in self.every for tag in row.facts.tags}
 
     @property
     def here(self) -> _Token:
@@ -183,7 +201,11 @@ class _Parser:
             self.take()
             return test
         if token.kind == "quoted":
-            return _contains(_unquoted(self.take().text))
+            words = _unquoted(self.take().text)
+            return _tagged(words) if words.casefold() in self.tags else _contains(words)
+        if token.kind == "regex":
+            pattern = self.pattern(self.take(), whole=False)
+            return lambda row: bool(pattern.search(row.image.caption) or pattern.search(row.image.prose))
         if token.kind != "word" or self.joiner():
             self.refuse("a word is missing before it" if token.kind != "end" else "a word is missing")
         return self.term(self.take())
@@ -195,7 +217,7 @@ class _Parser:
             return self.bare(word, name)
         self.take()
         value = self.here
-        if value.kind not in ("word", "quoted"):
+        if value.kind not in ("word", "quoted", "regex"):
             self.refuse(f"after {word.text} {sign} a value is missing")
         self.take()
         if name in NUMBERS:
@@ -214,7 +236,9 @@ class _Parser:
         if name in NUMBERS:
             self.refuse(f"{name} is a number: compare it, e.g. {name} > 1", word)
         if name in TEXTS:
-            self.refuse(f"{name} asks for words, e.g. {name}:hat", word)
+            self.refuse(f"{name} asks for words, e.g. {name}:{'trigger' if name == 'has' else 'hat'}", word)
+        if name.casefold() in self.tags:
+            return _tagged(name)
         self.unknown(word)
 
     def number(self, name: str, sign: str, value: _Token) -> Test:
@@ -240,23 +264,58 @@ class _Parser:
     def words(self, name: str, sign: str, value: _Token) -> Test:
         if sign not in (":", "=", "==", "!="):
             self.refuse(f"{name} holds words: ask {name}:{value.text} or {name}={value.text}", value)
-        pattern, read = (
-            _pattern(_unquoted(value.text), whole=sign != ":" or name in ("tag", "decision")),
-            TEXTS[name][1],
-        )
-        if name in ("tag", "flag"):
+        if name == "has" and _unquoted(value.text).lower() not in HAS:
+            self.refuse(f"has asks for one of {', '.join(HAS)}", value)
+        pattern = self.pattern(value, whole=sign != ":" or name in ("tag", "decision", "has"))
+        read = TEXTS[name][1]
+        if name in ("tag", "flag", "has"):
             return _negated(lambda row: any(pattern.search(word) for word in read(row).split("\n")), sign == "!=")
         return _negated(lambda row: bool(pattern.search(read(row))), sign == "!=")
 
+    def pattern(self, value: _Token, whole: bool) -> "_Pattern":
+        """What is looked for; a regular expression says itself whether it means the whole."""
+        if value.kind != "regex":
+            return _pattern(_unquoted(value.text), whole)
+        try:
+            return _Timed(value.text)
+        except regex.error as error:
+            self.refuse(f"this is no regular expression ({error})", value)
+
     def unknown(self, word: _Token) -> NoReturn:
-        near = _near(word.text.lower(), FIELDS)
+        near = _near(word.text.casefold(), [*FIELDS, *self.tags])
         remedy = f'To look for it in names and captions, write it in quotation marks: "{word.text[:40]}".'
-        raise UserError(f"{word.text[:40]} (letter {word.place}) is no word of the filter.{near}", remedy)
+        what = "is no word of the filter and no tag here" if self.tags else "is no word of the filter"
+        raise UserError(f"{word.text[:40]} (letter {word.place}) {what}.{near}", remedy)
 
     def refuse(self, why: str, token: _Token | None = None) -> NoReturn:
         token = token or self.here
         where = "At the end" if token.kind == "end" else f"At letter {token.place} ({token.text[:40]})"
         raise UserError(f"{where}: {why}.", "An example: blur < 0.3 and not keep")
+
+
+class _Pattern(Protocol):
+    def search(self, text: str, /) -> object: ...
+
+
+class _Timed:
+    """A regular expression, whatever the case, that gives up when all of its work takes too long."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.left = SECONDS
+        self._pattern = regex.compile(text[1:-1].replace("\\/", "/"), regex.IGNORECASE)
+
+    def search(self, text: str, /) -> object:
+        begin = time.perf_counter()
+        try:
+            return self._pattern.search(text, timeout=max(self.left, 1e-3))
+        except TimeoutError as error:
+            raise UserError(
+                f"{self.text[:60]} takes longer than {SECONDS:g} seconds.",
+                "Write it without repeats inside repeats, such as (a+)+.",
+            ) from error
+        finally:
+            self.left -= time.perf_counter() - begin
 
 
 def _near(word: str, known: Iterable[str]) -> str:
@@ -276,7 +335,12 @@ def _pattern(words: str, whole: bool) -> re.Pattern[str]:
 
 def _contains(words: str) -> Test:
     pattern = _pattern(words, whole=False)
-    return lambda row: bool(pattern.search(row.image.name) or pattern.search(row.image.caption))
+    return lambda row: any(map(pattern.search, (row.image.name, row.image.caption, row.image.prose)))
+
+
+def _tagged(tag: str) -> Test:
+    key = tag.casefold()
+    return lambda row: key in map(str.casefold, row.facts.tags)
 
 
 def _negated(test: Callable[[Row], bool], negate: bool) -> Test:

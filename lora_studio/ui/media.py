@@ -17,6 +17,7 @@ FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 FRESH = {"Cache-Control": "private, no-cache"}
 PICTURES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 WEIGHTS = {".safetensors": "application/octet-stream"}
+HANDED_OUT = WEIGHTS | {".zip": "application/zip"}
 
 
 def confined(folder: Path, name: str, types: dict[str, str]) -> Path:
@@ -32,7 +33,7 @@ def routes(root: Path) -> APIRouter:
     router = APIRouter(prefix="/media")
 
     def answer(path: Path, v: str, **changes: Any) -> Response:
-        types = PICTURES | WEIGHTS
+        types = PICTURES | HANDED_OUT
         return FileResponse(path, media_type=types[path.suffix.lower()], headers=FOREVER if v else FRESH, **changes)
 
     @router.get("/{project}/{image:int}/thumb")
@@ -75,9 +76,13 @@ def routes(root: Path) -> APIRouter:
         images = folder / "images"
         return answer(confined(images if images.is_dir() else folder, name, PICTURES), v)
 
+    @router.get("/{project}/trials/{job}/{name}")
+    def trial(project: str, job: str, name: str) -> Response:
+        return answer(confined(_member(root, project, "jobs", job) / "images", name, PICTURES), "")
+
     @router.get("/{project}/exports/{name}")
     def export(project: str, name: str) -> Response:
-        path = confined(Project.open(root, project).folder / "exports", name, WEIGHTS)
+        path = confined(Project.open(root, project).folder / "exports", name, HANDED_OUT)
         return answer(path, "", filename=path.name)
 
     @router.get("/samples/{kind}/{name}")

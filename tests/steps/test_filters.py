@@ -10,7 +10,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.looks import Looks
 from lora_studio.core.project import Plan, Project
 from lora_studio.judge.facts import Flag
-from lora_studio.steps import curation, filters, looking
+from lora_studio.steps import captioning, curation, filters, looking, tokens
 from lora_studio.steps.rows import NUMBERS, STATES, TEXTS, rows
 from tests.core.test_project import add
 
@@ -102,7 +102,91 @@ def test_what_a_filter_finds(project, text):
     assert filters.select(rows(project, FLAGGED), filters.parse(text)) == CASES[text]
 
 
+TAGGED = {
+    1: ("zorbi, smile, long hair", "", 3),
+    2: ("zorbi, Smile, hat", "Zorbi wears a hat. It smiles.", 80),
+    3: ("", "A robot with long hair.", 76),
+    4: ("keep, very long hair, sub/dir, hat (red)", "", None),
+    5: ("zorbium", "", 75),
+}
+OF_CAPTIONS = {
+    "smile": [1, 2],
+    "SMILE and not hat": [1],
+    "smile hat": [2],
+    "hat or zorbium": [2, 5],
+    '"long hair"': [1],
+    '"a robot"': [3],
+    '"hat (red)"': [4],
+    "sub/dir": [4],
+    '"keep"': [4],
+    "keep": [],
+    "count<5": [1, 2, 3, 4, 5],
+    "count = 4": [4],
+    "tokens>75": [2, 3],
+    "not tokens>75": [1, 5],
+    "untagged": [3],
+    "captioned": [1, 2, 3, 4, 5],
+    "has:trigger": [1, 2],
+    "not has:trigger": [3, 4, 5],
+    "has:prose": [2, 3],
+    "has!=tags": [3],
+    "has:crop or has:mask": [],
+    "prose:smiles": [2],
+    "prose:*hat*robot or prose:robot*hair": [3],
+    "/long hair/": [1, 3, 4],
+    "/^zorbi, (smile|x)/": [1, 2],
+    "not /zorbi/ and count > 0": [4],
+    "/sub\\/d/": [4],
+    "tag:/^(very )?long/": [1, 4],
+    "name:/[12]/": [1, 2],
+    "source:/home/x": [],
+    "smile and (/hat/ or tokens < 10)": [1, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory) -> Project:
+    project = Project.create(tmp_path_factory.mktemp("p"), Plan(name="Zorbi", trigger="zorbi"))
+    for image_id, (caption, prose, _) in TAGGED.items():
+        add(project, f"#00000{image_id}", name=f"{image_id}.png", caption=caption, prose=prose)
+    return project
+
+
+@pytest.mark.parametrize("text", OF_CAPTIONS)
+def test_what_a_filter_finds_in_captions(tagged, text):
+    counts = {image_id: (1, count) for image_id, (_, _, count) in TAGGED.items() if count}
+    every = rows(tagged, tokens=lambda: counts)
+    assert filters.select(every, filters.parse(text, every)) == OF_CAPTIONS[text]
+
+
+def test_tokens_are_those_of_the_projects_base(tagged):
+    counted = {one: max(counts) for one, counts in tokens.counts(tagged, TAGGED).items()}
+    most = max(counted.values())
+    assert filters.find(tagged, f"tokens >= {most}") == [one for one, count in counted.items() if count == most]
+    assert filters.find(tagged, "tokens > 0") == list(TAGGED)
+
+
+def test_a_word_that_is_no_tag_is_told_with_the_tags_close_to_it(tagged):
+    with pytest.raises(
+        UserError, match=r"smlie \(letter 1\) is no word of the filter and no tag here. Close to it: smile"
+    ):
+        filters.find(tagged, "smlie")
+
+
+def test_a_regular_expression_that_would_hang_is_given_up(tagged, monkeypatch):
+    monkeypatch.setattr(filters, "SECONDS", 0.2)
+    captioning.set_text(tagged, 5, "a" * 5000)
+    try:
+        with pytest.raises(UserError, match="takes longer"):
+            filters.find(tagged, "/(a+a+)+(x+x+)+y/")
+    finally:
+        tagged.undo()
+
+
 WRONG = {
+    "/(/": ("At letter 1 (/(/)", "no regular expression"),
+    "has:hat": ("At letter 5 (hat)", "trigger"),
+    "/abc": ("/abc (letter 1) is no word", ""),
     "blurr < 3": ("blurr (letter 1) is no word", "blur"),
     "keep and sharpnes > 1": ("sharpnes (letter 10) is no word", "sharpness"),
     "hat": ("hat (letter 1) is no word", '"hat"'),
@@ -200,12 +284,15 @@ def test_any_text_is_either_understood_or_refused(project):
         "é",
         "\\",
         "*",
+        "/",
+        "/.*/",
+        "smile",
     ]
     understood = 0
     for _ in range(3000):
         text = dice.choice(["", " "]).join(dice.choice(pieces) for _ in range(dice.randrange(8)))
         with suppress(UserError):
-            assert set(filters.select(every, filters.parse(text))) <= {1, 2, 3, 4}
+            assert set(filters.select(every, filters.parse(text, every))) <= {1, 2, 3, 4}
             understood += 1
     assert 300 < understood < 2700
 

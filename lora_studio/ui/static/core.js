@@ -35,7 +35,7 @@ const PATHS = {
   close: "M4 4l8 8M12 4l-8 8", play: "M5 3.5v9l7-4.5z", stop: "M4 4h8v8H4z", pause: "M5.5 3.5v9M10.5 3.5v9",
   warn: "M8 2.5l6 11H2zM8 6.5v3.5M8 12h.01", trash: "M3 5h10M6.5 5V3h3v2M4.5 5l.6 8.5h5.8l.6-8.5", more: "M3.5 8h.01M8 8h.01M12.5 8h.01",
   image: "M2.5 3.5h11v9h-11zM2.5 11l3.5-3.5 3 3 1.5-1.5 3 3M10.5 6h.01", drop: "M8 10.5V2.5M5 5.5l3-3 3 3M2.5 10v3.5h11V10",
-  bulb: "M6 11.5h4M6.5 14h3M6 11.5c0-1.8-2-2.4-2-5a4 4 0 118 0c0 2.6-2 3.2-2 5", save: "M8 2.5v7M5 7l3 3 3-3M2.5 11v2.5h11V11", folder: "M2 4h4.5l1.5 2h6v7H2z", crop: "M4.5 1.5v10h10M1.5 4.5h10v10",
+  bulb: "M6 11.5h4M6.5 14h3M6 11.5c0-1.8-2-2.4-2-5a4 4 0 118 0c0 2.6-2 3.2-2 5", save: "M8 2.5v7M5 7l3 3 3-3M2.5 11v2.5h11V11", lock: "M4 7.5h8V13H4zM5.5 7.5V5a2.5 2.5 0 015 0v2.5", cut: "M4.5 6a1.8 1.8 0 100-3.6 1.8 1.8 0 000 3.6zM4.5 13.6a1.8 1.8 0 100-3.6 1.8 1.8 0 000 3.6zM6 5.3l7.5 6.2M6 10.7l7.5-6.2", folder: "M2 4h4.5l1.5 2h6v7H2z", crop: "M4.5 1.5v10h10M1.5 4.5h10v10",
 };
 export function icon(name, size = 16) {
   return h("svg.ls-icon", { viewBox: "0 0 16 16", width: size, height: size, "aria-hidden": "true" }, h("path", { d: PATHS[name] }));

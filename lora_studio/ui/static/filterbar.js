@@ -12,24 +12,30 @@ function wordAt(input) {
   return { start: text.length - word.length, word };
 }
 
-/** {node, chips, sort, shown() -> images, draw(), focus(), choose(chip), decision(name), only(ids, title), clear(), empty()} */
-export function filterBar({ onChange, focusGrid }) {
+/**
+ * {node, chips, sort, active, shown() -> images, draw(), focus(), choose(chip), decision(name), only(ids, title), clear(), empty()}
+ *
+ * options: id of the field; all() -> the pictures there are; find and fields, the functions that answer; sorts; judged:
+ * whether decisions and what was found can be chosen too; extra: {test(image), chips(), clear(), active}, a filter that the
+ * tab has beside this one; more(word): further words to offer, like the fields.
+ */
+export function filterBar({ onChange, focusGrid, id = "ls-filter", sortId = "ls-sort", placeholder = "Filter: blurred, width < 512 …", all: pile = () => pictures.all, find: finds = "curation.find", fields: names = "curation.fields", sorts = SORTS, judged = true, extra = null, more = () => [] }) {
   let decision = "all", chip = "", group = null, found = null, asked = 0, timer = 0, fields = [], offered = [], picked = -1;
   let order = "", down = false;
 
   const input = h("input.ls-search", {
-    type: "text", id: "ls-filter", placeholder: "Filter: blurred, width < 512 …", "aria-label": "Filter", autocomplete: "off", spellcheck: "false",
-    role: "combobox", "aria-expanded": "false", "aria-controls": "ls-filter-words", oninput: typed, onkeydown: onKey,
-    onfocus: async () => { if (!fields.length) fields = await call("curation.fields", {}, { quiet: true }).catch(() => []); offer(); },
+    type: "text", id, placeholder, "aria-label": "Filter", autocomplete: "off", spellcheck: "false",
+    role: "combobox", "aria-expanded": "false", "aria-controls": `${id}-words`, oninput: typed, onkeydown: onKey,
+    onfocus: async () => { if (!fields.length) fields = await call(names, {}, { quiet: true }).catch(() => []); offer(); },
     onblur: () => setTimeout(() => fill(words), 150), onclick: () => offer(),
   });
-  const words = h("div.ls-words", { id: "ls-filter-words", role: "listbox", "aria-label": "What can be filtered by" });
-  const wrong = h("div.ls-filter-wrong", { id: "ls-filter-wrong", role: "status" });
+  const words = h("div.ls-words", { id: `${id}-words`, role: "listbox", "aria-label": "What can be filtered by" });
+  const wrong = h("div.ls-filter-wrong", { id: `${id}-wrong`, role: "status" });
   const clearButton = h("button.ls-close.ls-filter-clear", { type: "button", "aria-label": "Clear the filter", title: "Clear the filter (Esc)", onclick: () => { clear(); onChange(); input.focus(); } }, icon("close", 11));
-  const decisions = h("div.ls-segments", { role: "group", "aria-label": "Decision" });
-  const chips = h("div.ls-chipline", { role: "group", "aria-label": "What was found" });
+  const decisions = judged && h("div.ls-segments", { role: "group", "aria-label": "Decision" });
+  const chips = h("div.ls-chipline", { role: "group", "aria-label": judged ? "What was found" : "Filters" });
   const field = h("div.ls-tag-field.ls-filter-field", null, h("div.ls-search-box", null, icon("search", 14), input, clearButton), words);
-  const menu = h("select.ls-order", { id: "ls-sort", "aria-label": "Order", onchange: () => { order = menu.value; arrow.hidden = !order; find(); } }, SORTS.map(([value, text]) => h("option", { value }, text)));
+  const menu = h("select.ls-order", { id: sortId, "aria-label": "Order", onchange: () => { order = menu.value; arrow.hidden = !order; find(); } }, sorts.map(([value, text]) => h("option", { value }, text)));
   const arrow = button("", () => { down = !down; arrow.classList.toggle("down", down); find(); }, { kind: "quiet", icon: "drop", title: "Turn the order round", label: "Turn the order round" });
   arrow.classList.add("ls-turn");
   arrow.hidden = true;
@@ -54,7 +60,7 @@ export function filterBar({ onChange, focusGrid }) {
     clearButton.hidden = !text;
     if (!text && !order) { found = null; tellWrong(""); onChange(); return; }
     try {
-      const answer = await call("curation.find", { project: state.project, text, sort: order, down }, { quiet: true });
+      const answer = await call(finds, { project: state.project, text, sort: order, down }, { quiet: true });
       if (mine !== asked) return;
       found = answer.ids;
       tellWrong("");
@@ -76,7 +82,7 @@ export function filterBar({ onChange, focusGrid }) {
     const { word } = wordAt(input);
     const wanted = word.toLowerCase();
     const known = fields.some((one) => one.name === wanted);
-    offered = document.activeElement !== input || known || (!wanted && input.value.trim()) ? [] : fields.filter((one) => one.name.startsWith(wanted)).slice(0, 9);
+    offered = document.activeElement !== input || known || (!wanted && input.value.trim()) ? [] : [...fields.filter((one) => one.name.startsWith(wanted)), ...(wanted ? more(wanted) : [])].slice(0, 9);
     picked = -1;
     drawWords();
   }
@@ -103,7 +109,7 @@ export function filterBar({ onChange, focusGrid }) {
   // ---- decisions and chips --------------------------------------------------------------------------------------------
 
   function matched() {
-    const all = found ? found.map((id) => pictures.byId.get(id)).filter(Boolean) : pictures.all;
+    const all = found ? found.map((id) => pictures.byId.get(id)).filter(Boolean) : pile();
     return group ? all.filter((image) => group.ids.has(image.id)) : all;
   }
 
@@ -115,6 +121,8 @@ export function filterBar({ onChange, focusGrid }) {
     }, title, h("span.count", null, number(name === "all" ? all.length : counts[name])))));
   }
 
+  const groupChip = () => group && h("button.ls-filter", { type: "button", title: "Show all again", onclick: () => { group = null; onChange(); } }, group.title, icon("close", 9));
+
   function drawChips(all) {
     const counts = new Map();
     for (const image of all) {
@@ -124,18 +132,19 @@ export function filterBar({ onChange, focusGrid }) {
     const names = [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
     if (chip && !CHIPS[chip] && !counts.has(chip)) names.push([chip, 0]);
     if (CHIPS[chip]) names.unshift([chip, all.filter((image) => decided(image) && has(image, chip)).length]);
-    fill(chips, group && h("button.ls-filter", { type: "button", title: "Show all again", onclick: () => { group = null; onChange(); } }, group.title, icon("close", 9)),
-      names.map(([name, count]) => h("button.ls-chip-button" + (name === chip ? ".current" : ""), { type: "button", "aria-pressed": String(name === chip), "data-chip": name, onclick: () => { chip = chip === name ? "" : name; onChange(); } },
+    fill(chips, groupChip(), names.map(([name, count]) => h("button.ls-chip-button" + (name === chip ? ".current" : ""), { type: "button", "aria-pressed": String(name === chip), "data-chip": name, onclick: () => { chip = chip === name ? "" : name; onChange(); } },
         CHIPS[name] ? CHIPS[name][0] : name, h("span.count", null, number(count)))));
   }
 
   function draw() {
+    if (!judged) { fill(chips, groupChip(), extra && extra.chips()); return; }
     const all = matched();
     drawDecisions(all);
     drawChips(all);
   }
   function clear() {
     decision = "all"; chip = ""; group = null; found = null; input.value = ""; asked += 1;
+    if (extra) extra.clear();
     tellWrong("");
     clearButton.hidden = true;
     if (order) find();
@@ -144,7 +153,9 @@ export function filterBar({ onChange, focusGrid }) {
 
   return {
     node, chips, sort: h("div.ls-row.ls-sort", null, menu, arrow), draw, clear,
-    shown: () => matched().filter((image) => decided(image) && (!chip || has(image, chip))),
+    shown: () => matched().filter((image) => decided(image) && (!chip || has(image, chip)) && (!extra || extra.test(image))),
+    /** Whether anything narrows what is shown. */
+    get active() { return Boolean(found && input.value.trim() || group || chip || decision !== "all" || (extra && extra.active)); },
     /** After an edit: the text may now mean other pictures. */
     again() { if (input.value.trim() || order === "decision") { clearTimeout(timer); timer = setTimeout(find, 400); } },
     focus() { input.focus(); input.select(); },

@@ -37,6 +37,7 @@ export function createGrid(options) {
     width = Math.floor((inner - GAP * (columns - 1)) / columns);
     height = width + FOOT;
     spacer.style.height = `${Math.ceil(rows.length / columns) * (height + GAP)}px`;
+    spacer.style.setProperty("--side", `${width}px`);
     return true;
   }
 
@@ -48,12 +49,12 @@ export function createGrid(options) {
     return h("div.ls-cell" + (selected ? ".selected" : "") + (index === current ? ".current" : "") + (options.dim && options.dim(image) ? ".dim" : ""), {
       role: "option", id: `${scroller.id}-${image.id}`, "aria-selected": String(selected), "aria-label": told.join(", "),
       "data-id": image.id, "data-decision": image.decision, "data-suggested": suggested && suggested.decision, title: suggested && suggested.reason ? `Suggested: ${suggested.decision}, ${suggested.reason}` : null,
-    }, h("div.ls-cell-picture", { style: `height:${width}px` }, h("img", { src: thumb(image), alt: "", draggable: "false", decoding: "async", onerror: (event) => event.target.replaceWith(icon("image", 22)) }),
-      badges.length > 0 && h("div.ls-badges", null, badges.slice(0, 3).map((badge) => h(`span.ls-badge.${badge.level || "info"}`, { title: badge.title || null }, badge.text)))),
+    }, h("img", { src: thumb(image), alt: "", draggable: "false", decoding: "async", onerror: (event) => event.target.replaceWith(icon("image", 22)) }),
+      badges.length > 0 && h("div.ls-badges", null, badges.slice(0, 3).map((badge) => h(`span.ls-badge.${badge.level || "info"}`, { title: badge.title || null }, badge.text))),
     h("div.ls-cell-foot", null, options.foot ? options.foot(image) : image.name));
   }
 
-  const stamp = (image, index) => [image.v, image.decision, image.caption, selection.has(image.id), index === current, JSON.stringify([options.badges && options.badges(image), options.suggest && options.suggest(image)]), width].join("|");
+  const stamp = (image, index) => [image.v, image.decision, options.foot ? options.foot(image) : "", selection.has(image.id), index === current, JSON.stringify([options.badges && options.badges(image), options.suggest && options.suggest(image)]), width].join("|");
 
   function draw() {
     if (!rows.length || !measure()) {
@@ -157,7 +158,7 @@ export function createGrid(options) {
       draw(); tell();
       return;
     }
-    if (typing(event) || event.target.closest("[role=tablist], .ls-chips")) return;
+    if (typing(event) || event.target.closest("[role=tablist], .ls-chips, .ls-taglist")) return;
     if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) return;
     if (onKey(event)) return;
     if (options.onKey && options.onKey(event)) event.preventDefault();

@@ -33,9 +33,13 @@ export async function load(force = false) {
   if (loading) return loading;
   loading = (async () => {
     try {
-      await sending; // what was decided here is on its way: read after it
-      const found = await call("pictures", { project });
-      if (project !== state.project) return;
+      let found, before;
+      do { // what was edited here, also while they were being read, is on its way: read after it
+        before = sending;
+        await before;
+        found = await call("pictures", { project });
+        if (project !== state.project) return;
+      } while (before !== sending);
       columns = found.columns;
       if (found.rows.length !== pictures.all.length) pictures.look = null; // there may be new ones to look at
       pictures.all = found.rows.map(toObject);
@@ -43,7 +47,7 @@ export async function load(force = false) {
       pictures.revision = found.revision;
       pictures.loaded = true;
       tell();
-      audit().catch((error) => { if (!(error instanceof Failure)) throw error; }); // not waited for: the pictures are here
+      judge();
     } finally { loading = null; }
   })();
   return loading;
@@ -57,6 +61,13 @@ export async function audit() {
   Object.assign(pictures, UNKNOWN, found, { audited: true });
   tell();
 }
+
+/** Have the pictures judged, not waited for: at once where the judge's words are shown, else when such a tab is opened. */
+function judge() {
+  stale = state.step === "tagging";
+  if (!stale) audit().catch((error) => { if (!(error instanceof Failure)) throw error; });
+}
+let stale = false;
 let later = 0;
 let audits = 0;
 let sending = Promise.resolve();
@@ -64,16 +75,16 @@ const pending = new Map(); // id -> edits on their way: only the last one's answ
 
 /**
  * Call a function that answers with changed rows, and take these over. `ahead`: {ids, values} shown at once, before the
- * answer, and taken back when it is refused. Edits are sent one after the other, in the order in which they were made.
+ * answer, and taken back when it is refused; `values` may be a function of the picture. Edits are sent one after the other,
+ * in the order in which they were made; where `args` is a function, it is asked when its edit is sent.
  */
 export function editPictures(name, args, message, ahead = null) {
   const project = state.project;
   const before = ahead ? ahead.ids.map((id) => [pictures.byId.get(id), { ...pictures.byId.get(id) }]) : [];
-  for (const [image] of before) { Object.assign(image, ahead.values); pending.set(image.id, (pending.get(image.id) || 0) + 1); }
+  for (const [image] of before) { Object.assign(image, typeof ahead.values === "function" ? ahead.values(image) : ahead.values); pending.set(image.id, (pending.get(image.id) || 0) + 1); }
   if (ahead) tell();
-  const sent = sending.then(() => call(name, { project, ...args }));
-  sending = sent.catch(() => {});
-  return sent.then((answer) => taken(project, answer, before, message), (error) => {
+  const sent = sending.then(() => call(name, { project, ...(typeof args === "function" ? args() : args) }));
+  const done = sent.then((answer) => taken(project, answer, before, message), (error) => {
     settle(before);
     if (error instanceof Failure && project === pictures.project) {
       for (const [image, was] of before) if (!pending.has(image.id)) Object.assign(image, was);
@@ -81,7 +92,12 @@ export function editPictures(name, args, message, ahead = null) {
     }
     throw error;
   });
+  sending = done.catch(() => {}); // the next one is sent when this one's answer is known here
+  return done;
 }
+
+/** When all edits that were made so far have been answered. */
+export const allSent = () => sending;
 
 function settle(before) {
   for (const [image] of before) {
@@ -100,11 +116,11 @@ function taken(project, answer, before, message) {
   pictures.revision = Math.max(pictures.revision, answer.revision || 0);
   tell();
   clearTimeout(later);
-  later = setTimeout(() => { changed(); audit().catch(() => {}); }, pictures.all.length > LARGE ? 3000 : 400);
+  later = setTimeout(() => { changed(); judge(); }, pictures.all.length > LARGE ? 3000 : 400);
   if (message) toast(message(answer));
   return answer;
 }
 
 window.addEventListener("ls:revision", () => load());
 window.addEventListener("ls:overview", () => { if (WITH_PICTURES.includes(state.step)) load(); });
-window.addEventListener("ls:go", () => { if (WITH_PICTURES.includes(state.step)) load(); });
+window.addEventListener("ls:go", () => { if (!WITH_PICTURES.includes(state.step)) return; load(); if (stale && pictures.loaded && pictures.project === state.project) judge(); });

@@ -1,5 +1,6 @@
 // The frame: sidebar with the projects and jobs, the six-step bar, the Next button, undo, the theme, help by "?".
 import { STEPS, button, call, changed, confirm, dialog, edit, fill, go, h, icon, number, part, plural, poll, showing, state, toast, typing } from "./core.js";
+import { allSent } from "./pictures.js";
 
 const KIND = { character: "Character", style: "Style", concept: "Concept" };
 let search = "";
@@ -174,6 +175,7 @@ function steps(root) {
 
 export async function undoLast() {
   if (!state.project) return;
+  await allSent(); // what was just done is what is taken back
   const { label } = await edit("undo");
   toast(label ? `Undone: ${label}` : "Nothing to undo", { action: label ? { text: "Redo", run: () => edit("redo") } : null });
   window.dispatchEvent(new CustomEvent("ls:revision"));
@@ -181,6 +183,7 @@ export async function undoLast() {
 
 export async function redoLast() {
   if (!state.project) return;
+  await allSent();
   const { label } = await edit("redo");
   toast(label ? `Done again: ${label}` : "Nothing to do again");
   window.dispatchEvent(new CustomEvent("ls:revision"));
@@ -203,7 +206,8 @@ const HELP = [
   ["Everywhere", [["Ctrl Z, Ctrl Shift Z", "undo, redo"], ["Alt 1 … Alt 6", "go to a step"], ["?", "this help"]]],
   ["Pictures", [["← ↑ → ↓", "move"], ["Shift + arrow, Shift click", "select a range"], ["Ctrl click", "add to the selection"], ["Ctrl A", "select all"], ["Enter, Space", "enlarge"], ["Esc", "close, or select one"]]],
   ["Curation", [["K", "keep"], ["M", "maybe: set aside"], ["R", "reject"], ["N", "neither"], ["A", "do as suggested"], ["U, Shift U", "undo, redo"], ["C", "crop"], ["E", "crops, mask, what is trained"], ["Z", "enlarge; wheel or + zooms"], ["X", "compare two"], ["/", "to the filter"]]],
-  ["Tagging", [["T", "add a tag"], ["Backspace", "remove the last tag (in the empty field)"], ["Alt ← →", "move the tag that has the focus"], ["Del", "remove the tag that has the focus"]]],
+  ["Tagging", [["T", "add tags"], ["A", "add what the tagger suggests first"], ["1 … 9", "give or take a quick tag"], ["Q", "name the quick tags"], ["C", "to the tags: ← → go, Alt ← → move, Enter changes, Del removes"], ["W", "the caption as text"], ["D", "its sentences"], ["B", "change many captions"], ["Ctrl C, Ctrl V", "copy and paste tags"], ["L", "find a tag"], ["U, Shift U", "undo, redo"], ["/", "to the filter"]]],
+  ["While adding tags", [["↑ ↓", "other picture (in the empty field)"], ["→", "add what is suggested"], ["Backspace", "remove the last tag"], ["Ctrl Z", "undo"], ["Ctrl Enter, PageDown", "on to the next picture, from any field"]]],
 ];
 function help() {
   return dialog("Keyboard", () => h("div.ls-help", null, HELP.map(([title, keys]) => h("section", null, h("h3", null, title),

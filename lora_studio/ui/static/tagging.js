@@ -1,179 +1,183 @@
-// Tagging: the tagger's words, the tag list to filter by, changes over many captions, and the chips of one picture.
-import { button, call, changed, dialog, fill, h, icon, number, part, plural, poll, state, toast } from "./core.js";
-import { chipsEditor, split, tagField } from "./chips.js";
+// Tagging: what the pictures show, in words. The grid with one picture's caption beside it, and views of all captions.
+import { button, call, changed, fill, h, icon, number, part, plural, state, toast, typing } from "./core.js";
+import { split } from "./chips.js";
+import { filterBar } from "./filterbar.js";
 import { createGrid, sizeButtons } from "./grid.js";
-import { editPictures, load, pictures, used as trained } from "./pictures.js";
-import { undoLast } from "./shell.js";
+import { load, pictures, used as trained } from "./pictures.js";
+import { redoLast, undoLast } from "./shell.js";
+import { bulkEdit } from "./tag-bulk.js";
+import { tagIndex } from "./tag-index.js";
+import { tagList } from "./tag-list.js";
+import { tagSide } from "./tag-side.js";
+import { seenView } from "./tagger-seen.js";
+import { taggerPanel } from "./tagger-panel.js";
+import { tagViews } from "./words-views.js";
 
-const ENDED = ["done", "stopped", "failed", "interrupted"];
-const MODES = { append: ["Add to what is there", "Words already in a caption stay."], empty: ["Only pictures without tags", "Captions that exist are left alone."], replace: ["Start afresh", "Captions are replaced; Undo brings them back."] };
+const MODES = { tags: ["Tags", "Short tags with commas"], prose: ["Sentences", "A description in sentences, never split at commas"], both: ["Both", "Tags, and then sentences"] };
+const SORTS = [["", "In order of import"], ["name", "By name"], ["tags", "By number of tags"], ["caption", "By caption"]];
+const KEYS = [["T", "add tags"], ["A", "as suggested"], ["1–9", "quick tags"], ["B", "change many"], ["U", "undo"], ["/", "filter"], ["?", "all keys"]];
+const NOTHING = { trigger: "", captions: "tags", quick: [] };
 
 part("tagging", (root) => {
-  let info = null, vocabulary = [], image = null, search = "", wasRunning = false, asking = false;
-  const filter = new Map(); // tag -> true (must have) or false (must not)
+  let info = NOTHING, view = "pictures", shownOf = null, listTimer = 0;
   const used = () => pictures.all.filter(trained);
-  const tagsOf = (one) => split(one.caption);
-  const has = (one, tag) => tag === "" ? !one.caption : tagsOf(one).some((other) => other.toLowerCase() === tag.toLowerCase());
-  const shown = () => used().filter((one) => [...filter].every(([tag, yes]) => has(one, tag) === yes));
-  const scope = () => { const ids = grid.selected; return ids.length > 1 ? ids : grid.rows.map((one) => one.id); };
-  const scopeText = () => { const ids = grid.selected; return ids.length > 1 ? `the ${ids.length} selected` : filter.size ? `the ${grid.rows.length} shown` : `all ${grid.rows.length}`; };
-  const words = () => {
-    const counts = new Map((info ? info.counts : []).map(([name, count]) => [name, count]));
-    return [...(info && info.trigger ? [{ name: info.trigger, count: 0 }] : []), ...[...counts].map(([name, count]) => ({ name, count })), ...vocabulary.filter((name) => !counts.has(name)).map((name) => ({ name, count: 0 }))];
-  };
+  const mode = () => info.captions;
+  const text = (image) => (mode() === "prose" ? image.prose : mode() === "both" ? [image.caption, image.prose].filter(Boolean).join(" · ") : image.caption);
 
   const grid = createGrid({
     label: "Pictures to tag",
-    foot: (one) => one.caption || "no tags",
-    badges: (one) => [{ text: String(tagsOf(one).length), level: one.caption ? "plain" : "warn" }],
-    onCurrent: (one) => { image = one; drawPicture(); },
+    foot: (one) => text(one) || "no caption",
+    badges: (one) => (mode() === "prose" ? (one.prose ? [] : [{ text: "empty", level: "warn" }]) : [{ text: String(tagIndex.tags(one).length), level: one.caption ? "plain" : "warn" }]),
+    onCurrent: () => side.draw(grid.current, grid.selected),
     onSelect: () => drawScope(),
-    onKey: (event) => { const key = event.key.toLowerCase(); if (key === "t") { chips.focus(); return true; } if (key === "u") { undoLast(); return true; } return false; },
-    empty: () => used().length ? h("div.ls-empty", null, icon("search", 28), h("h3", null, "No picture has these tags"), button("Clear the filter", () => { filter.clear(); draw(); }))
-      : h("div.ls-empty", null, icon("image", 30), h("h3", null, "No pictures yet"), h("p", null, "Gather some first.")),
+    onKey: (event) => {
+      const run = /^[1-9]$/.test(event.key) ? () => side.quick(Number(event.key)) : event.key === "U" ? redoLast : keys[event.key.toLowerCase()];
+      if (run) Promise.resolve(run()).catch(() => {});
+      return Boolean(run);
+    },
+    empty: () => (!pictures.loaded ? h("div.ls-empty", null, h("span.ls-spinner"), h("p", null, "Reading the pictures"))
+      : used().length ? bar.empty() : h("div.ls-empty", null, icon("image", 30), h("h3", null, "No pictures yet"), h("p", null, "Gather some first."))),
   });
-  const chips = chipsEditor({ words, onChange: (tags) => editPictures("tagging.caption", { id: image.id, caption: tags.join(", ") }) });
+  const list = tagList({ onChange: refilter });
+  const bar = filterBar({
+    id: "ls-tag-filter", sortId: "ls-tag-sort", placeholder: "Filter: smile and not hat", find: "tagging.find", fields: "tagging.fields", sorts: SORTS, judged: false,
+    all: used, extra: list, focusGrid: () => grid.node.focus(), onChange: refilter,
+    more: (word) => tagIndex.words(word).filter((one) => one.count).map((one) => ({ name: one.name, example: /^[\w-]+$/.test(one.name) ? one.name : `"${one.name}"`, text: plural(one.count, "picture") })),
+  });
+  const side = tagSide({ info: () => info, step: (by) => grid.choose(grid.place(grid.current.id) + by), open: () => grid.enlarge(), place: () => `${number(grid.place(grid.current.id) + 1)} / ${number(grid.rows.length)}`, onInfo: () => grid.draw() });
+  const keys = {
+    t: () => side.focus(), d: () => side.focusProse(), w: () => side.focusRaw(), c: () => side.focusChips(), a: () => side.accept(), q: () => side.editQuick(), b: () => bulk("add"),
+    u: undoLast, z: () => grid.enlarge(), l: () => list.focus(), "/": () => bar.focus(),
+  };
 
-  const head = h("div.ls-toolbar"), jobBox = h("div"), listBox = h("div.ls-taglist-rows");
-  const find = h("input.ls-search", { type: "search", placeholder: "Find a tag", "aria-label": "Find a tag", oninput: () => { search = find.value.toLowerCase(); drawList(); } });
-  const list = h("div.ls-taglist", null, h("div.ls-search-box", null, icon("search", 14), find), listBox);
-  const picture = h("img.ls-side-picture", { alt: "" }), name = h("div.ls-name"), scopeBox = h("section"), findings = h("section");
-  const side = h("div.ls-side", null, picture, name, chips.node, scopeBox, findings);
-  fill(root, h("div.ls-panes.three", null, list, h("div.ls-pane", null, head, jobBox, grid.node), side));
+  // ---- the page -------------------------------------------------------------------------------------------------------
 
-  function drawPicture() {
-    picture.hidden = chips.node.hidden = name.hidden = !image;
-    if (!image) return;
-    const source = `/media/${encodeURIComponent(state.project)}/${image.id}/full?v=${image.v}`;
-    if (picture.getAttribute("src") !== source) picture.src = source;
-    picture.alt = image.name;
-    name.textContent = `#${image.id} ${image.name}`;
-    chips.show(image.caption, info ? info.trigger : "");
+  const tagger = taggerPanel({ scope: () => ({ shown: grid.rows.map((one) => one.id), selected: grid.selected }) });
+  const views = [...tagViews({ show, scope: () => ({ filtered: bar.active ? grid.rows.map((one) => one.id) : null, selected: grid.selected, mode: mode() }) }), seenView()];
+  const switcher = h("div.ls-segments", { role: "group", "aria-label": "View" }), modes = h("div.ls-segments", { role: "group", "aria-label": "What captions are" });
+  const scopeBox = h("section.ls-bulk-offer"), count = h("span.ls-muted.ls-shown"), other = h("div.ls-view");
+  side.node.append(scopeBox);
+  const panes = h("div.ls-panes.three", null, list.node,
+    h("div.ls-pane", null, h("div.ls-toolbar.ls-narrow", null, bar.node, bar.sort, sizeButtons(grid)), h("div.ls-found-line", null, count, bar.chips), grid.node, h("div.ls-keys", null, KEYS.map(([key, what]) => h("span", null, h("kbd", null, key), " ", what)))), side.node);
+  fill(root, h("div.ls-tagging", null, h("div.ls-toolbar.ls-views", null, switcher, h("div.ls-fill"), tagger.node, modes), tagger.line, panes, other));
+
+  function drawToolbar() {
+    const all = [["pictures", "Pictures"], ...views.map((one) => [one.name, one.title])];
+    fill(switcher, all.map(([name, title]) => h("button.ls-segment" + (name === view ? ".current" : ""), { type: "button", id: `ls-tag-view-${name}`, "aria-pressed": String(name === view), onclick: () => { view = name; draw(); } }, title)));
+    fill(modes, Object.entries(MODES).map(([name, [title, about]]) => h("button.ls-segment" + (name === mode() ? ".current" : ""), { type: "button", id: `ls-mode-${name}`, title: about, "aria-pressed": String(name === mode()), onclick: () => chooseMode(name) }, title)));
+  }
+  async function chooseMode(name) {
+    await call("tagging.captions", { project: state.project, captions: name });
+    info.captions = name;
+    side.forget();
+    changed();
+    draw();
   }
 
-  function drawHead() {
-    const bare = used().filter((one) => !one.caption).length;
-    const running = info && info.job && !ENDED.includes(info.job.state);
-    fill(head, button(bare === used().length || !bare ? "Auto-tag" : `Auto-tag ${bare} left`, startTagger, { kind: bare ? "primary" : "", disabled: !used().length || running, id: "ls-auto-tag" }),
-      info && info.trigger && button("Trigger first", async () => { const answer = await editPictures("tagging.trigger_first", { ids: scope() }); toast(answer.count ? `${info.trigger} leads ${plural(answer.count, "caption")} now` : "It leads every caption already", { action: answer.count ? { text: "Undo", run: undoLast } : null }); }, { disabled: !used().length, title: `Put ${info.trigger} in front of the captions of ${scopeText()}` }),
-      [...filter].map(([tag, yes]) => h("button.ls-filter", { type: "button", title: "Remove this filter", onclick: () => { filter.delete(tag); draw(); } }, yes ? "" : "not ", tag || "no tags", icon("close", 9))),
-      h("div.ls-fill"), h("span.ls-muted", null, filter.size ? `${grid.rows.length} of ${used().length}` : plural(used().length, "picture")), sizeButtons(grid));
+  /** What can be changed together: the chosen pictures, those that are shown, all. */
+  function scopes() {
+    const chosen = grid.selected, all = used();
+    return [chosen.length > 1 && { title: "chosen", ids: chosen, count: chosen.length }, bar.active && grid.rows.length > 0 && { title: "shown", ids: grid.rows.map((one) => one.id), count: grid.rows.length },
+      { title: "all", ids: all.map((one) => one.id), count: all.length }].filter(Boolean);
   }
-
-  function drawJob() {
-    const job = info && info.job;
-    if (!job || (ENDED.includes(job.state) && !["failed", "interrupted"].includes(job.state))) { fill(jobBox); return; }
-    if (ENDED.includes(job.state)) { fill(jobBox, h("section.ls-problem", null, h("b", null, "The tagger ended early. "), job.error, " ", h("span.ls-muted", null, job.remedy === "Resume it." ? "Start it again." : job.remedy))); return; }
-    fill(jobBox, h("section.ls-running.flat", null, h("span", null, job.state === "queued" ? "Waiting for another job to end" : job.text || "Starting the tagger"),
-      h("span.ls-bar.grow" + (job.total ? "" : ".endless"), null, h("span", { style: `width:${job.total ? (100 * job.done) / job.total : 0}%` })), h("span.ls-muted", null, job.total ? `${job.done} of ${job.total}` : ""),
-      button("Stop", () => call("job.command", { project: state.project, group: "jobs", job: job.id, word: "stop" }), { kind: "quiet", icon: "stop" })));
-  }
-
-  function drawList() {
-    if (!info) { fill(listBox, [1, 2, 3, 4].map(() => h("div.ls-skeleton.line"))); return; }
-    const bare = used().filter((one) => !one.caption).length;
-    const rows = [...(bare ? [["", bare]] : []), ...info.counts].filter(([tag]) => tag.toLowerCase().includes(search)).slice(0, 400);
-    fill(listBox, rows.map(([tag, count]) => h("button.ls-tagrow" + (filter.has(tag) ? (filter.get(tag) ? ".yes" : ".no") : ""), {
-      type: "button", "aria-pressed": String(filter.has(tag)), title: "Click: only these. Again: all but these.",
-      onclick: () => { if (!filter.has(tag)) filter.set(tag, true); else if (filter.get(tag)) filter.set(tag, false); else filter.delete(tag); draw(); },
-    }, h("span.ls-ellipsis" + (tag ? "" : ".ls-warn"), null, tag || "no tags"), info.trigger && tag.toLowerCase() === info.trigger.toLowerCase() && h("span.ls-badge.accent", null, "trigger"), h("span.ls-faint", null, number(count)))));
-    if (!rows.length) fill(listBox, h("div.ls-none", null, info.counts.length ? "No tag of that name." : "Tags appear here with how many pictures have them."));
-  }
-
   function drawScope() {
-    if (!used().length) { fill(scopeBox); return; }
-    const many = scope().length;
-    fill(scopeBox, h("h3", null, `Change ${scopeText()}`), h("div.ls-row", null, button("Add", () => bulk("add"), { disabled: !many, id: "ls-bulk-add" }), button("Remove", () => bulk("remove"), { disabled: !many, id: "ls-bulk-remove" }), button("Replace", () => bulk("replace"), { disabled: !many, id: "ls-bulk-replace" })));
+    const first = pictures.loaded && scopes()[0], key = JSON.stringify([first && [first.title, first.count], mode()]);
+    if (scopeBox.dataset.key === key) return;
+    scopeBox.dataset.key = key;
+    if (!first || !first.count) { fill(scopeBox); return; }
+    const prose = mode() === "prose";
+    fill(scopeBox, h("span.ls-label", null, `Change ${first.title === "all" ? `all ${number(first.count)}` : `the ${number(first.count)} ${first.title}`}`),
+      h("div.ls-row", null, !prose && [["add", "Add"], ["remove", "Remove"], ["rename", "Replace"]].map(([kind, title]) => button(title, () => bulk(kind), { kind: "small", id: `ls-bulk-${kind}` })), button(prose ? "Change…" : "More…", () => bulk(prose ? "text" : "regex"), { kind: "small", id: "ls-bulk-more", title: "B" })));
   }
+  const bulk = (action) => used().length && bulkEdit(action, { scopes: scopes(), words: tagIndex.words, tag: action === "add" || mode() === "prose" ? "" : list.only, mode: mode() });
 
-  /** One change over many captions; says beforehand how many it will touch. */
-  function bulk(kind) {
-    const ids = scope(), rows = pictures.all.filter((one) => ids.includes(one.id)), where = scopeText();
-    const only = [...filter].find(([tag, yes]) => tag && yes);
-    return dialog({ add: "Add a tag", remove: "Remove a tag", replace: "Replace a tag" }[kind], (close) => {
-      let old = kind === "add" ? "" : only ? only[0] : "", fresh = "";
-      const preview = h("p.ls-preview", { "aria-live": "polite" });
-      const go = button({ add: "Add", remove: "Remove", replace: "Replace" }[kind], async () => {
-        old = old || first.input.value.trim();
-        if (second && !fresh) fresh = second.input.value.trim();
-        const [call_, args] = kind === "add" ? ["tagging.add", { ids, tags: [old] }] : kind === "remove" ? ["tagging.remove", { ids, tags: [old] }] : ["tagging.replace", { ids, old, new: fresh }];
-        close();
-        const answer = await editPictures(call_, args);
-        toast(`${plural(answer.count, "caption")} changed`, { action: { text: "Undo", run: undoLast } });
-      }, { kind: "primary", id: "ls-bulk-go" });
-      const update = () => {
-        const typed = old || first.input.value.trim();
-        const count = rows.filter((one) => has(one, typed)).length;
-        const touched = kind === "add" ? rows.length - count : count;
-        preview.textContent = typed ? `${plural(touched, "caption")} of ${where} will change.` : "";
-        go.disabled = !typed || !touched || (kind === "replace" && !(fresh || second.input.value.trim()));
-      };
-      const first = tagField({ placeholder: kind === "add" ? "Tag to add" : "Tag to take out", label: "Tag", id: "ls-bulk-tag", words, onPick: (text) => { old = text; setTimeout(() => { first.input.value = text; update(); }); } });
-      const second = kind === "replace" ? tagField({ placeholder: "Put this in its place", label: "New tag", id: "ls-bulk-new", words, onPick: (text) => { fresh = text; setTimeout(() => { second.input.value = text; update(); }); } }) : null;
-      first.input.value = old;
-      first.input.addEventListener("input", () => { old = ""; update(); });
-      if (second) second.input.addEventListener("input", () => { fresh = ""; update(); });
-      setTimeout(() => { update(); (old && second ? second : first).input.focus(); });
-      return h("div.ls-stack", null, first.node, second && second.node, preview, h("div.ls-row.end", null, button("Cancel", () => close()), go));
-    });
-  }
+  // ---- drawing --------------------------------------------------------------------------------------------------------
 
-  function startTagger() {
-    const tagged = used().some((one) => one.caption);
-    const begin = async (mode) => { await call("tagging.start", { project: state.project, mode }); wasRunning = true; await ask(); changed(); };
-    if (!tagged) return begin("append");
-    return dialog("Auto-tag", (close) => h("div.ls-stack", null, Object.entries(MODES).map(([mode, [title, text]]) => h("button.ls-choice", { type: "button", id: `ls-mode-${mode}`, onclick: () => { close(); begin(mode).catch(() => {}); } }, h("b", null, title), h("span.ls-muted", null, text)))));
+  function bare() {
+    const all = used(), lacks = { caption: (one) => !one.caption, prose: (one) => !one.prose };
+    return [mode() !== "prose" && { key: "\n", title: "no tags", lacks: lacks.caption, count: all.filter(lacks.caption).length }, mode() !== "tags" && { key: "\n\n", title: "no sentences", lacks: lacks.prose, count: all.filter(lacks.prose).length }].filter(Boolean);
   }
+  function drawList() { clearTimeout(listTimer); listTimer = 0; list.draw(bare(), info.trigger); }
 
-  function drawFindings() {
-    if (!info || !used().length || !info.findings.length) { fill(findings); return; }
-    fill(findings, h("h3", null, "About the captions"), info.findings.map((finding) => h("div", null,
-      h(`div.ls-note.${finding.level}`, null, h("span", null, finding.text, finding.images.length > 0 && h("button.ls-link", { type: "button", onclick: () => show(finding.images) }, "show"))), finding.remedy && h("div.ls-muted.ls-remedy", null, finding.remedy), pruning(finding.evidence.share))));
+  /** Choose anew which pictures are shown. */
+  function refilter() {
+    shownOf = pictures.all;
+    bar.draw();
+    grid.set(bar.shown());
+    count.textContent = bar.active ? `${number(grid.rows.length)} of ${plural(used().length, "picture")}` : "";
+    drawScope();
   }
-
-  /** A button for each tag that stands on nearly all pictures: takes it out of every caption, and can be undone. */
-  function pruning(share) {
-    if (!share) return null;
-    return h("div.ls-prune", { role: "group", "aria-label": "Prune from all captions" }, Object.entries(share).slice(0, 12).map(([tag, part]) =>
-      button([h("span.ls-ellipsis", null, tag), h("span.ls-faint", null, `${Math.round(100 * part)} %`), icon("close", 9)], async () => {
-        const answer = await editPictures("tagging.prune", { tag });
-        toast(`${tag} taken out of ${plural(answer.count, "caption")}`, { action: { text: "Undo", run: undoLast } });
-      }, { kind: "small", title: `Take ${tag} out of all captions: ${info.trigger || "the LoRA"} stands for it then`, label: `Prune ${tag}` })));
-  }
-  function show(ids) { filter.clear(); const wanted = new Set(ids); grid.set(used().filter((one) => wanted.has(one.id))); drawHead(); drawList(); }
 
   function draw() {
     if (state.step !== "tagging") return;
-    grid.set(shown());
-    drawHead(); drawJob(); drawList(); drawPicture(); drawScope(); drawFindings();
+    tagIndex.sweep();
+    drawToolbar();
+    root.dataset.view = view;
+    panes.hidden = view !== "pictures";
+    other.hidden = view === "pictures";
+    if (view !== "pictures") { views.find((one) => one.name === view).draw(other); return; }
+    drawList();
+    refilter();
   }
+
+  /** Captions changed. What is shown stays as it is until the filter changes, so that nothing goes away under one's hands. */
+  function follow() {
+    if (state.step !== "tagging") return;
+    if (shownOf !== pictures.all || view !== "pictures") { draw(); return; }
+    tagIndex.sweep();
+    grid.draw();
+    side.draw(grid.current, grid.selected);
+    if (!listTimer) listTimer = setTimeout(drawList, 150);
+  }
+
+  /** From the other views: only these pictures, under a title. */
+  function show(ids, title) { view = "pictures"; bar.only(ids, title); draw(); grid.choose(0); grid.node.focus(); }
 
   async function ask() {
-    if (!state.project || asking) return;
-    asking = true;
-    try {
-      const project = state.project;
-      const found = await call("tagging.info", { project }, { quiet: true });
-      if (project !== state.project) return;
-      info = found;
-      const job = info.job;
-      wasRunning = Boolean(job && !ENDED.includes(job.state));
-      if (job && ["done", "stopped"].includes(job.state) && !job.applied) {
-        const answer = await call("tagging.apply", { project });
-        if (!answer.again) toast(`${plural(answer.written, "picture")} tagged`, { remedy: answer.failed.length ? `${plural(answer.failed.length, "picture")} could not be read: ${answer.failed[0].file}` : "", level: answer.failed.length ? "warn" : "good", action: { text: "Undo", run: undoLast } });
-        info = await call("tagging.info", { project });
-        await load(true);
-        changed();
-      }
-      drawHead(); drawJob(); drawList(); drawFindings(); drawPicture();
-    } finally { asking = false; }
+    const project = state.project;
+    if (!project) return;
+    const found = await call("tagging.info", { project }, { quiet: true });
+    if (project !== state.project) return;
+    if (JSON.stringify(found) !== JSON.stringify(info)) { info = found; side.forget(); draw(); }
+  }
+  let learnt = "";
+  async function learn() {
+    if (learnt === state.project || !state.project) return;
+    learnt = state.project;
+    tagIndex.setVocabulary(await call("tagging.words", { project: learnt }, { quiet: true }));
   }
 
-  window.addEventListener("ls:pictures", () => { draw(); if (state.step === "tagging") ask().catch(() => {}); });
-  window.addEventListener("ls:go", () => { if (state.step !== "tagging") return; if (pictures.project !== state.project) { info = null; filter.clear(); } draw(); ask().catch(() => {}); });
-  window.addEventListener("ls:next", (event) => { if (event.detail === "tagging" && used().length) Promise.resolve(startTagger()).catch(() => {}); });
-  poll(root, 1, async () => { if (!info || wasRunning) await ask(); });
-  call("tagging.words").then((found) => { vocabulary = found; }, () => {});
-  load().then(() => { draw(); return ask(); }).catch(() => {});
+  // ---- copying, and keys of the other views ---------------------------------------------------------------------------
+
+  const here = (event) => state.step === "tagging" && view === "pictures" && grid.current && mode() !== "prose" && !document.querySelector("dialog[open]") && !/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+  document.addEventListener("copy", (event) => {
+    if (!here(event) || String(getSelection())) return;
+    event.preventDefault();
+    event.clipboardData.setData("text/plain", side.copied());
+    toast("Tags copied", { remedy: "Ctrl+V adds them to other pictures.", seconds: 2 });
+  });
+  document.addEventListener("paste", (event) => {
+    if (!here(event)) return;
+    const tags = split(event.clipboardData.getData("text/plain").slice(0, 20_000));
+    if (tags.length) { event.preventDefault(); side.add(tags.slice(0, 100)); }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (state.step !== "tagging" || view === "pictures" || typing(event)) return;
+    const shown = views.find((one) => one.name === view);
+    if (shown.onKey && shown.onKey(event)) event.preventDefault();
+  });
+  root.addEventListener("ls:leave", () => grid.node.focus());
+
+  window.addEventListener("ls:pictures", follow);
+  window.addEventListener("ls:overview", () => { if (state.step === "tagging") ask().catch(() => {}); });
+  window.addEventListener("ls:go", () => {
+    if (state.step !== "tagging") return;
+    if (pictures.project !== state.project) { info = NOTHING; bar.clear(); side.forget(); }
+    draw();
+    ask().catch(() => {});
+    learn().catch(() => { learnt = ""; });
+  });
+  window.addEventListener("ls:next", (event) => { if (event.detail === "tagging") Promise.resolve(tagger.run()).catch(() => {}); });
+  load().then(() => { draw(); return ask(); }).then(learn).catch(() => {});
   draw();
 });

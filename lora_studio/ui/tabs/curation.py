@@ -76,10 +76,9 @@ def functions(studio: Studio) -> dict[str, Any]:
         return pictures.changed(opened, [best, *others])
 
     def find(project: str, text: str, sort: str = "", down: bool = False) -> dict[str, Any]:
-        test = filters.parse(text)
         opened = studio.open(project)
         every = studio.rows(opened)
-        ids = filters.select(every, test)
+        ids = filters.select(every, filters.parse(text, every))
         return {"ids": filters.order(opened, ids, sort, down, every) if sort else ids}
 
     def measures(project: str, ids: Annotated[list[int], Field(max_length=2)]) -> dict[str, Any]:

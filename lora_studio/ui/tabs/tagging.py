@@ -1,138 +1,158 @@
-"""Tagging: let the tagger describe the pictures, then put its words right."""
+"""Tagging: the caption editor. The tagger, the views of all captions and the files have modules of their own."""
 
-import json
-from functools import cache
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from lora_studio.core import paths
-from lora_studio.core.errors import UserError
-from lora_studio.core.jobs import ENDED, Job
-from lora_studio.core.project import Project
-from lora_studio.steps import tagging
+from lora_studio.core.project import Captions, Project
+from lora_studio.engine.tokens import Counter
+from lora_studio.engine.wording import Words
+from lora_studio.steps import captioning, editing, filters, tagging, tokens, vocabulary
+from lora_studio.steps.rows import Row
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
+from lora_studio.ui.tabs import curation, tagging_model, tagging_words
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
-Tag = Annotated[str, Field(min_length=1, max_length=200)]
+Tag = Annotated[str, Field(min_length=1, max_length=2000)]
 Tags = Annotated[list[Tag], Field(min_length=1, max_length=100)]
-
-
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """Tags that the starter's tagger knows, for completion."""
-    path = paths.assets() / "starter" / "tagger" / "vocabulary.json"
-    if not path.is_file():
-        return ()
-    return tuple(tag["name"] for tag in json.loads(path.read_text("utf-8"))["tags"])
+Text = Annotated[str, Field(max_length=captioning.MAX_LENGTH)]
+QuickTags = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=editing.QUICK)]
+ENCODERS = {"text_encoder": "CLIP-L", "text_encoder_2": "OpenCLIP-G"}
+"""What the text encoders are called on the page, by their folders' names."""
+OFFERED_FIRST = (
+    "tag",
+    "tags",
+    "count",
+    "tokens",
+    "untagged",
+    "captioned",
+    "caption",
+    "prose",
+    "has",
+    "flagged",
+    "name",
+)
+"""What an empty filter field suggests, as far as the filter knows it."""
 
 
 def functions(studio: Studio) -> dict[str, Any]:
-    """What the tab's script calls."""
+    """What the tab's scripts call."""
+    return _read(studio) | _edits(studio) | tagging_model.functions(studio) | tagging_words.functions(studio)
 
+
+def _read(studio: Studio) -> dict[str, Any]:
     def info(project: str) -> dict[str, Any]:
+        plan = studio.open(project).plan
+        return {"trigger": plan.trigger, "captions": plan.captions, "prune": plan.prune_tags, "quick": plan.quick_tags}
+
+    def words(project: str) -> list[tuple[str, str, str]]:
+        return [(name, category, alias) for name, category, _, alias in vocabulary.words(studio.open(project))]
+
+    def suggestions(project: str, id: int) -> list[tuple[str, float, str]]:
+        return tagging.suggestions(studio.open(project), id)
+
+    def find(project: str, text: str, sort: str = "", down: bool = False) -> dict[str, Any]:
         opened = studio.open(project)
-        plan, job = opened.plan, _last(studio, opened)
-        return {
-            "trigger": plan.trigger,
-            "prune": plan.prune_tags,
-            "counts": studio.remembered(opened, "counts", lambda: tagging.counts(opened)),
-            "findings": studio.remembered(opened, "findings", lambda: tagging.findings(opened)),
-            "job": _shown(studio, job) if job else None,
-        }
+        every = [row for row in _rows(studio, opened, text) if row.image.used]
+        ids = filters.select(every, filters.parse(text))
+        return {"ids": filters.order(opened, ids, sort, down, every) if sort else ids}
 
-    def start(project: str, mode: tagging.Mode, max_tags: Annotated[int, Field(ge=1, le=200)] = 30) -> str:
+    def token_counts(project: str, caption: Text, prose: Text) -> dict[str, Any]:
         opened = studio.open(project)
-        job = _last(studio, opened)
-        if job is not None and job.state not in ENDED:
-            raise UserError("The tagger is already running.", "Wait for it or stop it first.")
-        config = tagging.recommended(opened).with_changes({"max_tags": max_tags})
-        job = tagging.start(opened, studio.jobs, config)
-        (job.folder / "mode").write_text(mode, "utf-8")
-        return job.id
+        counter, data = _counter(studio, opened), studio.config(opened).data
+        if counter is None:
+            return {"text": "", "encoders": []}
+        words = Words(caption, prose, opened.plan.trigger)
+        return _lengths(counter, words.whole(data).text, data.max_tokens)
 
-    def apply(project: str) -> dict[str, Any]:
-        opened = studio.open(project)
-        job = _last(studio, opened)
-        if job is None or job.state not in ("done", "stopped"):
-            raise UserError("The tagger has nothing to hand over.", "Start it first.")
-        marker = job.folder / "applied"
-        try:
-            marker.touch(exist_ok=False)  # of two open pages only one takes the answers over
-        except FileExistsError:
-            return {"written": 0, "skipped": 0, "failed": [], "again": True}
-        try:
-            return tagging.apply(opened, job.folder, (job.folder / "mode").read_text("utf-8"))
-        except BaseException:
-            marker.unlink()
-            raise
-
-    def words() -> tuple[str, ...]:
-        return vocabulary()
-
-    return {"tagging.words": words, "tagging.info": info, "tagging.start": start, "tagging.apply": apply} | (
-        _edits(studio)
-    )
+    return {
+        "tagging.info": info,
+        "tagging.words": words,
+        "tagging.suggestions": suggestions,
+        "tagging.find": find,
+        "tagging.fields": fields,
+        "tagging.tokens": token_counts,
+    }
 
 
 def _edits(studio: Studio) -> dict[str, Any]:
     """Changes of captions; each answers with the rows that it touched and how many captions changed."""
 
-    def answer(opened: Project, ids: list[int], count: int) -> dict[str, Any]:
-        return {"count": count, **pictures.changed(opened, ids)}
+    def answer(opened: Project, ids: Sequence[int], before: int) -> dict[str, Any]:
+        if len(ids) <= 50:
+            studio.patch(opened, [opened.image(image_id) for image_id in ids], before)
+        return {"count": len(ids), **pictures.changed(opened, ids)}
 
-    def caption(project: str, id: int, caption: Annotated[str, Field(max_length=20_000)]) -> dict[str, Any]:
+    def caption(
+        project: str, id: int, text: Text, before: Text | None = None, field: captioning.Field = "caption"
+    ) -> dict[str, Any]:
         opened = studio.open(project)
-        tagging.set_caption(opened, id, caption)
-        return answer(opened, [id], 1)
+        revision = opened.revision
+        try:
+            kept = editing.write(opened, id, text, before, field)
+        except captioning.Conflict as conflict:
+            return {"conflict": conflict.now}
+        return {"text": kept, **answer(opened, [id], revision)}
 
     def add(project: str, ids: Ids, tags: Tags) -> dict[str, Any]:
         opened = studio.open(project)
-        return answer(opened, ids, tagging.add_tags(opened, ids, tags))
+        revision = opened.revision
+        return answer(opened, editing.add(opened, ids, tags), revision)
 
     def remove(project: str, ids: Ids, tags: Tags) -> dict[str, Any]:
         opened = studio.open(project)
-        return answer(opened, ids, tagging.remove_tags(opened, ids, tags))
+        revision = opened.revision
+        return answer(opened, editing.remove(opened, ids, tags), revision)
 
-    def prune(project: str, tag: Tag) -> dict[str, Any]:
-        opened = studio.open(project)
-        return answer(opened, [image.id for image in studio.images(opened)], tagging.prune(opened, tag))
+    def quick(project: str, tags: QuickTags) -> list[str]:
+        return editing.keep_quick(studio.open(project), tags)
 
-    def replace(project: str, ids: Ids, old: Tag, new: Tag) -> dict[str, Any]:
+    def mode(project: str, captions: Captions) -> None:
         opened = studio.open(project)
-        return answer(opened, ids, tagging.replace_tag(opened, ids, old, new))
-
-    def trigger_first(project: str, ids: Ids) -> dict[str, Any]:
-        opened = studio.open(project)
-        return answer(opened, ids, tagging.trigger_first(opened, ids))
+        opened.save_plan(opened.plan.with_changes({"captions": captions}))
 
     return {
         "tagging.caption": caption,
         "tagging.add": add,
         "tagging.remove": remove,
-        "tagging.prune": prune,
-        "tagging.replace": replace,
-        "tagging.trigger_first": trigger_first,
+        "tagging.quick": quick,
+        "tagging.captions": mode,
     }
 
 
-def _last(studio: Studio, project: Project) -> Job | None:
-    jobs = [job for job in studio.jobs.all(project.slug) if job.id.startswith("tag-")]
-    return jobs[0] if jobs else None
+def fields() -> list[dict[str, str]]:
+    """The words of the filter language, those about captions first."""
+    found = {one["name"]: one for one in curation.fields()}
+    first = [name for name in OFFERED_FIRST if name in found]
+    return [found.pop(name) for name in first] + list(found.values())
 
 
-def _shown(studio: Studio, job: Job) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "state": job.state,
-        "error": job.error,
-        "remedy": job.remedy,
-        "applied": (job.folder / "applied").exists(),
-        **studio.progress(job),
-    }
+def _rows(studio: Studio, project: Project, text: str) -> list[Row]:
+    """All pictures as the filter asks for them; what the judge found only where the filter asks for it."""
+    return studio.rows(project)
+
+
+def _counter(studio: Studio, project: Project) -> Counter | None:
+    """The tokenizers of the base, opened once for each state of the plan and of the training's settings."""
+    settings = project.folder / "train.json"
+    stamp = (
+        (project.folder / "project.toml").stat().st_mtime_ns,
+        settings.stat().st_mtime_ns if settings.exists() else 0,
+    )
+    return studio.remembered(project, "tokens", lambda: tokens.counter(project), stamp) or tokens.counter(project)
+
+
+def _lengths(counter: Counter, text: str, limit: int) -> dict[str, Any]:
+    """Tokens of a text for each encoder, and how much of it each reads, in the units of JavaScript's strings."""
+    found = []
+    for name, cut in counter.cut(text, limit).items():
+        kept = len(text[: cut.kept_chars].encode("utf-16-le", "surrogatepass")) // 2
+        found.append({"name": ENCODERS.get(name, name), "count": cut.count, "limit": cut.limit, "kept": kept})
+    return {"text": text, "encoders": found}
 
 
 def build(studio: Studio, steps: gr.HTML, current: gr.Textbox, said: gr.HTML) -> None:
