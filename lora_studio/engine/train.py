@@ -159,13 +159,14 @@ def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world:
     all that speaks against these settings."""
     config, family = job.settings, usable_base(base).family
     plan = plan_for(pictures, config, world)
+    words = [picture.words.led for picture in pictures if not picture.regularization]
     facts = checks.Facts(
         family=family,
         text_layers=checks.text_layers(base, family),
         device=choose_precision("fp32", 0).device.type,
         trigger=job.trigger,
-        captions=tuple(picture.caption for picture in pictures if not picture.regularization),
-        prose=tuple(picture.prose for picture in pictures if not picture.regularization),
+        captions=tuple(one.caption for one in words),
+        prose=tuple(one.prose for one in words),
         steps=plan.steps,
         batches=plan.batches_per_epoch,
         processes=world,
