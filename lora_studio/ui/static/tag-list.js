@@ -57,7 +57,11 @@ export function tagList({ onChange }) {
       else if ((at + 1) * ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = (at + 1) * ROW - scroller.clientHeight;
       paint();
     } else if ((event.key === "Enter" || (event.key === " " && event.target === scroller)) && rows[at]) { event.preventDefault(); toggle(rows[at]); }
-    else if (event.key === "Escape" && search) { find.value = search = ""; list(); event.stopPropagation(); }
+    else if (event.key === "Escape") {
+      event.preventDefault();
+      event.stopPropagation();
+      if (search) { find.value = search = ""; list(); } else node.dispatchEvent(new CustomEvent("ls:leave", { bubbles: true })); // back to the grid
+    }
   }
   node.addEventListener("keydown", onKey);
 
