@@ -55,14 +55,15 @@ HEAVY = {
     "open_clip",
     "timm",
     "torchvision",
+    "onnxruntime",
 }
 HOME = {
     "gradio": {"ui"},
-    "cv2": {"vision"},
+    "cv2": {"vision", "tagger"},  # the taggers' way of making pictures smaller
     "av": {"vision"},
     **{name: {"engine"} for name in ("diffusers", "peft", "accelerate", "lycoris")},
     "transformers": {"engine", "tagger"},  # models that describe pictures are its image-text-to-text classes
-    **{name: {"tagger"} for name in ("open_clip", "timm")},
+    **{name: {"tagger"} for name in ("open_clip", "timm", "onnxruntime")},
     "torch": {"engine", "tagger", "torchvision_ops"},
 }
 

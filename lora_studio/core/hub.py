@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import errors
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub import errors, hf_hub_url
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.progress import Event, Note, Phase, Progress
@@ -38,6 +38,11 @@ class RemoteFile:
     size: int
     digest: str
     """The name of its data in the hub's cache: SHA-256 of a large file, git's SHA-1 of a small one."""
+
+    @property
+    def large(self) -> bool:
+        """Whether the hub keeps it apart from git, as it does with weights."""
+        return len(self.digest) == 64
 
 
 def is_name(name: str) -> bool:
@@ -142,9 +147,13 @@ def _download(
     """Fetch the files in another thread, and tell from this one how far it is."""
     disable_progress_bars()
     outcome: dict[str, Any] = {}
+    blobs = Path(cache_dir or huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
 
     def work() -> None:
         try:
+            for file in wanted:
+                if file.large and not (blobs / file.digest).exists():
+                    _fetch_large(repo, revision, file, blobs)
             outcome["folder"] = huggingface_hub.snapshot_download(
                 repo,
                 revision=revision,
@@ -157,7 +166,6 @@ def _download(
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    blobs = Path(cache_dir or huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
     total = sum(file.size for file in wanted)
     told = -1
     while thread.is_alive():
@@ -169,27 +177,58 @@ def _download(
     if "error" in outcome:
         raise outcome["error"]
     report(Progress(total, total, "bytes"))
-    _check(repo, Path(outcome["folder"]), wanted)
+    for file in wanted:
+        path = Path(outcome["folder"]) / file.name
+        if not file.large:
+            _check(repo, file, path.resolve(), path)
     return Path(outcome["folder"])
 
 
-def _check(repo: str, folder: Path, wanted: Collection[RemoteFile]) -> None:
-    """Compare what has arrived with the digests that the hub gives; the client looks at the sizes only."""
-    for file in wanted:
-        path = (folder / file.name).resolve()
-        if digest_like(file.digest, path) != file.digest:
-            path.unlink()
-            (folder / file.name).unlink(missing_ok=True)
-            raise UserError(
-                f"{file.name} of {repo} did not arrive whole: its content is not what the hub announced.",
-                "Try again; the damaged file was removed, the others are kept.",
-            )
+def _fetch_large(repo: str, revision: str | None, file: RemoteFile, blobs: Path) -> None:
+    """Fetch a large file to where the hub's client looks for it, going on where a part of it has arrived: the client
+    itself begins anew after the program was ended. Tries again while something arrives."""
+    blobs.mkdir(parents=True, exist_ok=True)
+    part = blobs / f"{file.digest}.part"
+    before = -1
+    while (here := _size(part)) < file.size:
+        if here <= before:
+            raise TimeoutError(file.name)
+        before = here
+        try:
+            _go_on(hf_hub_url(repo, file.name, revision=revision, endpoint=endpoint()), part, here)
+        except Exception as error:
+            if not _is_broken_line(error):
+                raise
+    _check(repo, file, part)
+    os.replace(part, blobs / file.digest)
+
+
+def _go_on(url: str, part: Path, start: int) -> None:
+    """Append what comes from byte `start` on; a server that does not know ranges begins anew."""
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        with part.open("ab" if response.status_code == 206 else "wb") as out:
+            for block in response.iter_bytes():  # as it comes: what is gathered first is lost when the line breaks
+                out.write(block)
+
+
+def _check(repo: str, file: RemoteFile, *paths: Path) -> None:
+    """Compare what has arrived, at the first of the paths, with the digest that the hub gives; the client looks at the
+    sizes only. What is wrong is removed at all of them."""
+    if digest_like(file.digest, paths[0]) != file.digest:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise UserError(
+            f"{file.name} of {repo} did not arrive whole: its content is not what the hub announced.",
+            "Try again; the damaged file was removed, the others are kept.",
+        )
 
 
 def digest_like(digest: str, path: Path) -> str:
     """A file's digest of the kind that `digest` is: SHA-256, or git's SHA-1 over a header and the content."""
     with path.open("rb") as file:
-        if len(digest) == 64:
+        if len(digest) == 64:  # in hexadecimal
             return hashlib.file_digest(file, "sha256").hexdigest()
         found = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
         while block := file.read(2**20):
@@ -227,6 +266,11 @@ UNREACHABLE = (
 )
 
 
+def _is_broken_line(error: BaseException) -> bool:
+    """By the names of its classes: which HTTP library the hub's client uses changes with its versions."""
+    return bool({kind.__name__ for kind in type(error).__mro__} & set(UNREACHABLE))
+
+
 def explain(error: BaseException, repo: str, revision: str | None) -> UserError:
     """What went wrong, in plain words. The error's own text is not passed on: it may hold addresses and names."""
     if isinstance(error, errors.GatedRepoError):
@@ -256,8 +300,7 @@ def explain(error: BaseException, repo: str, revision: str | None) -> UserError:
         return UserError(
             f"{repo} cannot be written to the hub's cache: {error.strerror}.", "Check that the folder can be written."
         )
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) or names & set(UNREACHABLE):
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError) or _is_broken_line(error):
         return UserError(
             f"The Hugging Face hub cannot be reached, and {repo} is not whole on this computer.",
             "Check the connection (and that HF_HUB_OFFLINE is not set), or choose a model that is here; "

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_data_path
+from platformdirs import user_cache_path, user_data_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +22,12 @@ def default_projects() -> Path:
     """Projects folder when none is named: `LORA_STUDIO_PROJECTS`, or the user's data folder."""
     named = os.environ.get("LORA_STUDIO_PROJECTS")
     return Path(named).expanduser().resolve() if named else user_data_path("LoRA Studio", appauthor=False) / "projects"
+
+
+def cache() -> Path:
+    """Where lies what can be computed again and belongs to no project: `LORA_STUDIO_CACHE`, or the user's cache."""
+    named = os.environ.get("LORA_STUDIO_CACHE")
+    return Path(named).expanduser().resolve() if named else user_cache_path("LoRA Studio", appauthor=False)
 
 
 def resolve_base(base: str) -> str:

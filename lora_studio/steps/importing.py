@@ -21,7 +21,7 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.files import remove_leftovers
 from lora_studio.core.images import ImageError
 from lora_studio.core.looks import Looks
-from lora_studio.core.project import Arrival, Box, Image, Project
+from lora_studio.core.project import Arrival, Box, Image, Plan, Project
 from lora_studio.judge import measures
 from lora_studio.steps import looking
 from lora_studio.steps.sources.candidate import Candidate, Refused, SourceGone
@@ -193,7 +193,7 @@ class _Import:
         self.known = {image.sha256: image.id for image in there}
         self.posts = _posts(there)
         self.listed = {(row["name"], row["source"]): row["id"] for row in project.quarantined()}
-        self.background = project.plan.background
+        self.plan = project.plan
         self.place = 0
         self.batch: list[Prepared | Already | Refused] = []
         self.bytes, self.since = 0, 0.0
@@ -219,7 +219,7 @@ class _Import:
             if digest in self.known:
                 return Already(candidate, digest)
             self.budget.take(place, len(data) + PIXEL_BYTES * images.num_pixels(data) + PICTURE_BYTES)
-            prepared = _prepared(self.project, candidate, data, digest, self.background)
+            prepared = _prepared(self.project, candidate, data, digest, self.plan)
         except SourceGone:
             raise
         except (ImageError, OSError, UserError, MemoryError) as error:
@@ -269,22 +269,24 @@ class _Import:
         added = new.get(digest) is one
         if added and isinstance(one, Prepared):
             self.result.added += 1
-            self.result.captions += bool(one.arrival.fields["caption"])
+            self.result.captions += bool(one.arrival.fields["caption"] or one.arrival.fields["prose"])
         else:
             self.result.already += 1
         line = {"name": one.candidate.name, "result": "added" if added else "already", "reason": ""}
         self.tell({**line, "id": self.known.get(digest)})
 
 
-def _prepared(project: Project, candidate: Candidate, data: bytes, digest: str, background: str) -> Prepared:
-    picture = images.decode(data, background)
+def _prepared(project: Project, candidate: Candidate, data: bytes, digest: str, plan: Plan) -> Prepared:
+    picture = images.decode(data, plan.background)
     found = measures.measure(np.asarray(picture))
     crop, *more = candidate.crops
+    caption, prose = captions.parted(candidate.caption, "tags" if candidate.tags else plan.captions)
     fields = {
         "name": candidate.name,
         "width": picture.width,
         "height": picture.height,
-        "caption": captions.join(captions.split(candidate.caption)),
+        "caption": caption,
+        "prose": prose or candidate.prose.strip(),
         "repeats": candidate.repeats,
         "sharpness": float(found.sharpness),
         "phash": found.phash,
@@ -302,7 +304,7 @@ def _prepared(project: Project, candidate: Candidate, data: bytes, digest: str, 
         "mask": project.add_mask(candidate.mask()) if candidate.mask else "",
     }
     extension = images.image_format(data)
-    arrival = Arrival(data, digest, extension, images.thumbnail(picture), background, fields)
+    arrival = Arrival(data, digest, extension, images.thumbnail(picture), plan.background, fields)
     return Prepared(candidate, arrival, found.to_bytes())
 
 

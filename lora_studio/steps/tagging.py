@@ -78,13 +78,17 @@ def start(project: Project, jobs: Jobs, config: TagConfig, ids: Iterable[int] | 
 
 def resume(project: Project, jobs: Jobs, name: str = "") -> Job:
     """Go on with a tagging that was stopped, failed or interrupted (the last one unless named): pictures that have
-    their tags are passed over. Raises UserError when there is none or it runs."""
+    their tags are passed over, and one that has them all is left as it is. Raises UserError when there is none or it
+    runs."""
     job = jobs.get(project.job_folder("jobs", name)) if name else last(project, jobs)
     if job is None:
         raise UserError("The tagger has not run yet.", "Start it first.")
     _refuse_second(project, jobs)
+    if job.state == "done" and not _left(job):
+        return job
     here = {image.id: str(project.original_path(image)) for image in project.images()}  # the project may have moved
     data = job.config
+    (job.folder / APPLIED).unlink(missing_ok=True)
     data["images"] = [{**entry, "file": here[entry["id"]]} for entry in data["images"] if entry["id"] in here]
     return jobs.start(job.folder, TARGET, data, job.title, project.slug)
 
@@ -117,8 +121,7 @@ def state(project: Project, jobs: Jobs) -> dict[str, Any]:
         lines = results(job.folder)
         names = {entry["id"]: Path(entry["file"]).name for entry in config["images"]}
         names |= {image.id: image.name for image in project.images()}
-        good = [one for one in lines.values() if not one["error"]]
-        shown["left"] = len(config["images"]) - len(good)
+        shown["left"] = _left(job)
         shown["failed"] = [
             {"file": names.get(one["id"], str(one["id"])), "reason": one["error"]}
             for one in lines.values()
@@ -128,6 +131,11 @@ def state(project: Project, jobs: Jobs) -> dict[str, Any]:
     if path.exists():
         shown["applied"] = json.loads(path.read_text("utf-8"))
     return shown
+
+
+def _left(job: Job) -> int:
+    """How many of its pictures have no answer yet."""
+    return len(job.config["images"]) - sum(not line["error"] for line in results(job.folder).values())
 
 
 def _progress(job: Job) -> dict[str, Any]:

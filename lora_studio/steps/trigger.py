@@ -165,17 +165,26 @@ class Drawing:
     """Relative to the job's folder."""
 
 
-def react(project: Project, jobs: Jobs, word: str | None = None, config: ReactConfig | None = None) -> Job:
+def react(project: Project, jobs: Jobs, word: str | None = None) -> Job:
     """Draw with and without the trigger (or another word) and with made-up words on the bare base, in the background.
     Raises UserError when there is no trigger."""
-    word = (word or project.plan.trigger).strip()
-    if config is None:
-        if not word:
-            raise UserError("This project has no trigger word.", "Name one in Conception.")
-        config = ReactConfig(word=word, size=max(64, training.current(project).data.resolution))
+    config = trial_config(project, word)
     folder = project.new_folder("jobs", "react")
-    data = {"root": str(project.root), "project": project.slug, "react": config.to_dict()}
-    return jobs.start(folder, TARGET, data, f"What the base draws at {config.word}", project.slug)
+    title = f"What the base draws at {config.word}"
+    return jobs.start(folder, TARGET, job_config(project, config), title, project.slug)
+
+
+def trial_config(project: Project, word: str | None) -> ReactConfig:
+    """How the plan's trigger, or another word, is tried: at the size that is trained."""
+    word = (word or project.plan.trigger).strip()
+    if not word:
+        raise UserError("This project has no trigger word.", "Name one in Conception.")
+    return ReactConfig(word=word, size=max(64, training.current(project).data.resolution))
+
+
+def job_config(project: Project, config: ReactConfig) -> dict[str, Any]:
+    """What the job is started with."""
+    return {"root": str(project.root), "project": project.slug, "react": config.to_dict()}
 
 
 def job(config: dict[str, Any], context: JobContext) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio import torchvision_ops  # noqa: F401  isort: skip
-import numpy as np
 import open_clip
+import timm
 import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError
@@ -17,6 +18,9 @@ from safetensors.torch import load_file
 from lora_studio.core.errors import UserError
 from lora_studio.tagger.models import CLIP_CONFIG, CLIP_WEIGHTS, MERGES, TOKENIZER, starter
 from lora_studio.tagger.scoring import Floats, best_device, number_type, stacked
+
+OPTIONS = ("clean", "strip_sep_token", "language", "lower", "reduction_mask", "additional_special_tokens")
+"""What a model's folder may tell its tokenizer. There are others that would have transformers run the folder's code."""
 
 
 class Clip:
@@ -95,6 +99,8 @@ def build(model_cfg: dict[str, Any]) -> torch.nn.Module:
     cfg = json.loads(json.dumps(model_cfg))
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
     if "timm_model_name" in vision:
+        if not timm.is_model(vision["timm_model_name"]):  # a name could lead to another place as well
+            raise ValueError(f"timm knows no {vision['timm_model_name']}")
         vision["timm_model_pretrained"] = False
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = False
@@ -104,41 +110,46 @@ def build(model_cfg: dict[str, Any]) -> torch.nn.Module:
 
 
 def fill(module: torch.nn.Module, path: Path) -> None:
-    """Load weights that must fit exactly; half precision is widened. Raises UserError naming the file."""
+    """Load a .safetensors file that must fit exactly; half precision is widened, forms of older versions of open_clip
+    are understood. Raises UserError naming the file."""
     remedy = remedy_for(path.parent)
+    assert path.suffix == ".safetensors", path  # open_clip's function would open a pickle as well
     try:
-        state: dict[str, Any] = load_file(path)
+        if isinstance(module, open_clip.CLIP | open_clip.CustomTextCLIP):
+            open_clip.load_checkpoint(module, str(path))
+        else:
+            module.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({error}).", remedy) from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise UserError(f"{path} holds values that are not numbers.", remedy)
-    try:
-        module.load_state_dict(
-            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        )
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, AttributeError, StopIteration) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit the model beside it ({reason}).", remedy) from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):
+        raise UserError(f"{path} holds values that are not numbers.", remedy)
 
 
 def _tokenizer(folder: Path, text_cfg: dict[str, Any]) -> Any:
     """The tokenizer of the text tower. Raises UserError when it is missing or belongs to another model."""
-    remedy, length = remedy_for(folder), text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    remedy, length = remedy_for(folder), text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH)
     path = folder / (TOKENIZER if text_cfg.get("hf_tokenizer_name") else MERGES)
-    options = text_cfg.get("tokenizer_kwargs") or {}
+    options = {name: value for name, value in (text_cfg.get("tokenizer_kwargs") or {}).items() if name in OPTIONS}
     try:
         if path.name == TOKENIZER:
-            tokenizer = open_clip.HFTokenizer(
-                str(folder), length, tokenizer_mode=text_cfg.get("tokenizer_mode"), local_files_only=True, **options
+            tokenizer = HFTokenizer(
+                str(folder),
+                length,
+                tokenizer_mode=text_cfg.get("tokenizer_mode"),
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
             )
-            tokens = len(tokenizer.tokenizer)
         else:
             merges = {"bpe_path": str(path)} if path.is_file() else {}
-            tokenizer = open_clip.SimpleTokenizer(context_length=length, **merges, **options)
-            tokens = max(tokenizer.encoder.values()) + 1
+            tokenizer = SimpleTokenizer(context_length=length, **merges, **options)
     except Exception as error:  # transformers raises many kinds for a damaged file
         raise UserError(f"{path} cannot be read ({error}).", remedy) from error
-    known = np.inf if "hf_model_name" in text_cfg else text_cfg.get("vocab_size", np.inf)
-    if tokens > known:
+    known = text_cfg.get("vocab_size", 0)
+    tokens = 0 if path.name == TOKENIZER else max(tokenizer.encoder.values()) + 1  # others count some that never occur
+    if "hf_model_name" not in text_cfg and tokens > known:
         raise UserError(f"{path} belongs to another model ({tokens} tokens, the model has {known}).", remedy)
     return tokenizer

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_studio.tagger.choose import Chosen
+from lora_studio.tagger.choose import RATING, Chosen
 from lora_studio.tagger.config import TagConfig
 
 
@@ -11,7 +11,7 @@ def combine(found: Sequence[Sequence[Chosen]], config: TagConfig, kinds: Sequenc
 
     A tag counts with the highest probability that a tagger gives it (intersection: the lowest), and with the kind that
     the first tagger knows it by. Of `one_of` kinds the likeliest is left, at most `max_tags` in all. Kinds come in the
-    order of `kinds` (then as they come), within a kind the surest first.
+    order of `kinds` (then as they come), within a kind the surest first, and the rating last.
     """
     if len(found) == 1:
         return list(found[0])
@@ -28,7 +28,7 @@ def combine(found: Sequence[Sequence[Chosen]], config: TagConfig, kinds: Sequenc
     if together:
         of_all = set.intersection(*({tag[0].casefold() for tag in tags} for tags in found)) if found else set()
         merged = {key: tag for key, tag in merged.items() if key in of_all}
-    single = {kind.casefold() for kind in config.one_of}
+    single = {kind.casefold() for kind in config.one_of} | {RATING}
     taken: set[str] = set()
     kept: list[Chosen] = []
     for tag in sorted(merged.values(), key=lambda tag: -tag[1]):
@@ -38,4 +38,4 @@ def combine(found: Sequence[Sequence[Chosen]], config: TagConfig, kinds: Sequenc
         taken.add(kind)
         kept.append(tag)
     order = {kind: place for place, kind in enumerate(dict.fromkeys([*kinds, *(tag[2] for tag in kept)]))}
-    return sorted(kept[: config.max_tags], key=lambda tag: (order[tag[2]], -tag[1]))
+    return sorted(kept[: config.max_tags], key=lambda tag: (tag[2].casefold() == RATING, order[tag[2]], -tag[1]))

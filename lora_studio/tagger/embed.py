@@ -1,22 +1,21 @@
 """Embeddings and tag probabilities of picture files: functions for the testing step, and a job of its own."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from lora_studio.core import images
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import inside, write_bytes
-from lora_studio.core.images import ImageError
 from lora_studio.core.jobs import JobContext
 from lora_studio.core.progress import FileWritten, Note, Phase, Progress
 from lora_studio.tagger.config import EmbedJob
 from lora_studio.tagger.model import Floats, Tagger, load_model
+from lora_studio.tagger.pipeline import prepared_batches
 
 BATCH = 16
 
@@ -37,41 +36,21 @@ def embed_files(
     batch_size: int = BATCH,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Embedded:
-    """Embed and tag every file. Raises UserError naming the first file that is no picture."""
-    parts = []
-    for start in range(0, len(files), batch_size):
-        pictures = []
-        for file in files[start : start + batch_size]:
-            try:
-                pictures.append(images.decode(file))
-            except ImageError as error:
-                raise UserError(f"{Path(file).name}: {error}.", "Take this picture out and try again.") from error
-        parts.append(model.embed_images(pictures))
-        report(min(start + batch_size, len(files)), len(files))
+    """Embed and tag every file, decoding ahead of the model. Raises UserError naming the first file that is no
+    picture."""
+    entries = [{"id": number, "file": str(file)} for number, file in enumerate(files)]
+    parts, done = [], 0
+    with closing(prepared_batches(entries, batch_size, model.prepare)) as batches:
+        for batch in batches:
+            for item in batch:
+                if item.reason:
+                    name = Path(item.file).name
+                    raise UserError(f"{name}: {item.reason}.", "Take this picture out and try again.")
+            parts.append(model.embed_prepared([item.ready for item in batch]))
+            done += len(batch)
+            report(done, len(files))
     embeddings = np.concatenate(parts) if parts else np.zeros((0, model.embed_texts([""]).shape[1]), np.float32)
     return Embedded(embeddings, model.tag_scores(embeddings))
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """One entry of a job's list with its picture, or the reason why there is none."""
-
-    id: int
-    file: str
-    picture: Image.Image | None
-    reason: str = ""
-
-
-def decoded_batches(entries: Sequence[dict[str, Any]], batch_size: int) -> Iterator[list[Decoded]]:
-    """Decode `{"id", "file"}` entries in batches; a file that cannot be used carries its reason."""
-    for start in range(0, len(entries), batch_size):
-        batch = []
-        for entry in entries[start : start + batch_size]:
-            try:
-                batch.append(Decoded(entry["id"], entry["file"], images.decode(entry["file"])))
-            except ImageError as error:
-                batch.append(Decoded(entry["id"], entry["file"], None, str(error)))
-        yield batch
 
 
 def embed(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
@@ -85,18 +64,19 @@ def embed(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     model = load_model(settings.model)
     job.report(Phase("embed", f"Looking at {len(settings.images)} pictures"))
     ids, parts, failed, done = [], [], [], 0
-    for batch in decoded_batches(settings.images, settings.batch_size):
-        if job.should_stop():
-            return {"embedded": 0, "failed": failed, "file": ""}
-        good = [item for item in batch if item.picture is not None]
-        failed += [
-            {"id": item.id, "file": Path(item.file).name, "reason": item.reason} for item in batch if item.reason
-        ]
-        if good:
-            ids += [item.id for item in good]
-            parts.append(model.embed_images([item.picture for item in good if item.picture is not None]))
-        done += len(batch)
-        job.report(Progress(done, len(settings.images)))
+    with closing(prepared_batches(settings.images, settings.batch_size, model.prepare)) as batches:
+        for batch in batches:
+            if job.should_stop():
+                return {"embedded": 0, "failed": failed, "file": ""}
+            good = [item for item in batch if not item.reason]
+            failed += [
+                {"id": item.id, "file": Path(item.file).name, "reason": item.reason} for item in batch if item.reason
+            ]
+            if good:
+                ids += [item.id for item in good]
+                parts.append(model.embed_prepared([item.ready for item in good]))
+            done += len(batch)
+            job.report(Progress(done, len(settings.images)))
     if settings.images and not parts:
         raise UserError(
             f"None of the {len(failed)} pictures could be read ({failed[0]['reason']}).", "Check the files."

@@ -68,15 +68,20 @@ def load(
 
 
 def load_model(name: str = "starter", device: str | None = None) -> Tagger:
-    """The tagger in the folder `name`, or the one that ships for `starter`, with embeddings and tags. Nothing is
-    fetched. In full precision: embeddings of one picture must not depend on the machine.
-
-    Raises UserError naming the file that is missing or wrong, and the way out.
+    """A tagger with embeddings of pictures and words: `starter`, or a model of open_clip, with a tag head or compared
+    with the studio's words. In full precision, as embeddings of one picture must not depend on the machine. Nothing is
+    fetched. Raises UserError naming the file that is missing or wrong, and the way out.
     """
-    folder = models.starter() if name == "starter" else Path(name).expanduser()
+    folder = models.on_disk(name) or Path(name).expanduser()
     if not folder.is_dir():
-        raise UserError(f"There is no tagger at {name}.", "Choose starter, or a folder with a tagger.")
+        raise UserError(f"There is no tagger at {name}.", "Choose starter, or a folder with an open_clip model.")
     kind = models.folder_kind(folder)
+    if kind == "zero_shot":
+        from lora_studio.tagger import zero_shot
+
+        return zero_shot.load_scorer(folder, device=device, half=False)
     if kind != "open_clip":
-        raise UserError(f"The tagger at {folder} has no {models.HEAD}.", "Choose starter, or a folder with a tag head.")
+        raise UserError(
+            f"The model at {folder} cannot compare pictures with words.", "Choose starter, or an open_clip model."
+        )
     return load_tagger(folder, device, half=False)

@@ -170,7 +170,7 @@ def _is_whole(folder: Path) -> bool:
 def folder_kind(folder: Path) -> Kind:
     """What a folder holds, by its files alone. Raises UserError naming what is missing or does not fit."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    if names & {HEAD, TAGS} or (CLIP_WEIGHTS in names and MERGES in names):
+    if names & {HEAD, TAGS}:
         _need(folder, names, WITH_HEAD)
         _check_head(folder)
         return "open_clip"

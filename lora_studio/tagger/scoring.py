@@ -1,7 +1,6 @@
 """What every tagger can do, whatever is behind it, and the few lines they all share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,8 +82,3 @@ def number_type(device: str, half: bool | None) -> torch.dtype:
 def stacked(batch: Sequence[Floats], device: str, dtype: torch.dtype) -> torch.Tensor:
     """B prepared pictures of one shape -> (B, ...) on the device."""
     return torch.from_numpy(np.stack(batch)).to(device, dtype)
-
-
-def with_levels(vocabulary: Vocabulary, level: float) -> Vocabulary:
-    """The same tags, all believed from one probability on."""
-    return replace(vocabulary, thresholds=(level,) * len(vocabulary))

@@ -5,7 +5,7 @@ The folder holds `open_clip_config.json` and `open_clip_model.safetensors` as op
 `vocabulary.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +20,15 @@ from lora_studio.tagger.vocabulary import Vocabulary, load_vocabulary
 class Tagger(Prepared):
     """Embeddings of pictures and words in one space, and the probability of each tag."""
 
-    def __init__(self, clip: Clip, head: torch.nn.Linear, vocabulary: Vocabulary) -> None:
+    def __init__(self, clip: Clip, vocabulary: Vocabulary, tag_scores: Callable[[Floats], Floats]) -> None:
+        """`tag_scores`: (B, D) embeddings of pictures -> (B, T) probabilities, in the vocabulary's order."""
         self.vocabulary = vocabulary
         self.device = clip.device
         self.prepare = clip.prepare
         self.embed_images = clip.embed_images
         self.embed_prepared = clip.embed_prepared
         self.embed_texts = clip.embed_texts
-        self._head = head.eval().requires_grad_(False).to(clip.device)
-
-    @torch.inference_mode()
-    def tag_scores(self, embeddings: Floats) -> Floats:
-        """(B, D) embeddings of pictures -> (B, T) probabilities, in the vocabulary's order."""
-        return self._head(torch.from_numpy(np.asarray(embeddings, np.float32)).to(self.device)).sigmoid().cpu().numpy()
+        self.tag_scores = tag_scores
 
     def score_prepared(self, batch: Sequence[Floats]) -> Floats:
         """B prepared pictures -> (B, T) probabilities, in the vocabulary's order."""
@@ -48,4 +44,10 @@ def load_tagger(folder: Path, device: str | None = None, half: bool | None = Non
     vocabulary = load_vocabulary(folder / TAGS)
     head = torch.nn.Linear(clip.size, len(vocabulary))
     fill(head, folder / HEAD)
-    return Tagger(clip, head, vocabulary)
+    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+
+    def tag_scores(embeddings: Floats) -> Floats:
+        logits = torch.from_numpy(np.asarray(embeddings, np.float32) @ weight.T + bias)
+        return logits.sigmoid().numpy()
+
+    return Tagger(clip, vocabulary, tag_scores)

@@ -2,8 +2,10 @@
 
 import csv
 import json
-from dataclasses import dataclass
-from functools import lru_cache
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,15 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
+    @cached_property
     def levels(self) -> NDArray[np.float64]:
         """(T,) probability from which each tag is believed."""
         return np.array(self.thresholds)
+
+    @cached_property
+    def kinds(self) -> NDArray[np.str_]:
+        """(T,) category of each tag in small letters."""
+        return np.array([category.casefold() for category in self.categories])
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
@@ -110,3 +117,29 @@ def load_tag_csv(path: Path) -> Vocabulary:
     except (OSError, ValueError, KeyError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is no list of tags ({reason}).", "Fetch or copy the model again.") from error
+
+
+# --- Lists of words ---------------------------------------------------------------------------------------------
+
+MOST_WORDS = 50_000
+
+
+def load_word_list(path: Path, category: Callable[[str], str]) -> Vocabulary:
+    """A list for models that compare pictures with words: a text file with one word or phrase a line (commas separate
+    them too), or a `.csv` with the columns name and category, as WD taggers have it. `category` gives the kind of each.
+
+    Raises UserError naming the file when it cannot be read, is empty, or too long.
+    """
+    if path.suffix.casefold() == ".csv":
+        listed = load_tag_csv(path)
+        return replace(listed, thresholds=(0.5,) * len(listed))
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"The list {path} cannot be read ({error}).", "Save it as a text file in UTF-8.") from error
+    words = dict.fromkeys(" ".join(word.split()) for word in re.split(r"[,\n]", text))
+    names = tuple(spaced(word) for word in words if word)
+    if not names or len(names) > MOST_WORDS:
+        problem = f"has {len(names)} words, at most {MOST_WORDS} are possible" if names else "has no words"
+        raise UserError(f"The list {path} {problem}.", "Write one word or phrase a line.")
+    return Vocabulary(names, tuple(category(name) for name in names), (0.5,) * len(names))

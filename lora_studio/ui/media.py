@@ -76,6 +76,10 @@ def routes(root: Path) -> APIRouter:
         images = folder / "images"
         return answer(confined(images if images.is_dir() else folder, name, PICTURES), v)
 
+    @router.get("/{project}/trials/{job}/{name}")
+    def trial(project: str, job: str, name: str) -> Response:
+        return answer(confined(_member(root, project, "jobs", job) / "images", name, PICTURES), "")
+
     @router.get("/{project}/exports/{name}")
     def export(project: str, name: str) -> Response:
         path = confined(Project.open(root, project).folder / "exports", name, HANDED_OUT)

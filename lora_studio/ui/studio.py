@@ -19,7 +19,7 @@ from lora_studio.ui.uploads import Uploads
 
 LOW_DISK = 2 * 2**30
 """Bytes free below which the sidebar warns."""
-STEP_OF = {"gather": "gathering", "look": "curation", "tag": "tagging"}
+STEP_OF = {"gather": "gathering", "look": "curation", "tag": "tagging", "react": "tagging"}
 """Which step a folder of `jobs/` belongs to, by the first part of its name."""
 
 

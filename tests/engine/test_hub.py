@@ -1,19 +1,14 @@
 """Models from the hub: a small server on this machine speaks the hub's words, the real client asks."""
 
 import errno
-import hashlib
-import json
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants, errors
@@ -25,51 +20,7 @@ from lora_studio.core.progress import Event, Note, Phase, Progress
 from lora_studio.engine.detect import detect
 from lora_studio.engine.hub import choose, resolve
 from tests.engine.original import tiny_parts, whole_state, write
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
-TOKEN = "hf_" + "x" * 34
-
-
-class Hub:
-    """A hub with one model, `zorbi/tiny`, whose files lie in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.fetched: list[str] = []
-        self.asked = 0
-        self.refuse: dict[str, tuple[int, str]] = {}
-        """Beginning of an address -> status and the hub's error code."""
-
-    def names(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
-
-    def entry(self, name: str) -> dict[str, Any]:
-        data = (self.folder / name).read_bytes()
-        return {"path": name, "rfilename": name, "type": "file", "size": len(data), "oid": self.etag(name),
-                "blobId": self.etag(name)}  # fmt: skip
-
-    def etag(self, name: str) -> str:
-        data = (self.folder / name).read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # as git names it
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        for start, (status, code) in self.refuse.items():
-            if path.startswith(start):
-                return status, {"X-Error-Code": code}, b"{}"
-        if path.startswith("/api/models/zorbi/tiny/tree/"):
-            return 200, {}, json.dumps([self.entry(name) for name in self.names()]).encode()
-        if path in ("/api/models/zorbi/tiny", f"/api/models/zorbi/tiny/revision/{SHA}") or (
-            path in ("/api/models/zorbi/tiny/revision/main", "/api/models/zorbi/tiny/revision/v1")
-        ):
-            siblings = [self.entry(name) for name in self.names()]
-            return 200, {}, json.dumps({"id": "zorbi/tiny", "sha": SHA, "siblings": siblings}).encode()
-        if path.startswith("/api/models/zorbi/tiny/revision/"):
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        if path.startswith("/zorbi/tiny/resolve/"):
-            name = unquote(path.split("/", 5)[5])
-            headers = {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": SHA}
-            return 200, headers, (self.folder / name).read_bytes()
-        return 401, {"X-Error-Code": "RepoNotFound"}, b"{}"
+from tests.hub import SHA, TOKEN, Hub, serve
 
 
 @pytest.fixture
@@ -83,39 +34,7 @@ def server(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     )
     (folder / "safety_checker").mkdir()
     shutil.copy(folder / "vae/diffusion_pytorch_model.safetensors", folder / "safety_checker/model.safetensors")
-    here = Hub(folder)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            here.asked += 1
-            path = urlsplit(self.path).path
-            status, headers, data = here.answer(path)
-            if self.command == "GET" and "/resolve/" in path and status == 200:
-                here.fetched.append(unquote(path.split("/", 5)[5]))
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{running.server_port}")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(hub, "SPARE", 0)
-    yield here
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    yield from serve(folder, monkeypatch)
 
 
 def test_a_model_is_fetched_once_and_then_found_without_asking(server: Hub, tmp_path: Path) -> None:

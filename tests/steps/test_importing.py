@@ -29,6 +29,28 @@ def take(project: Project, found, should_stop=lambda: False, lines: list | None 
     return importing.take_all(project, found, lambda: 0, lambda *told: None, should_stop, tell)
 
 
+TEXT = "A robot, red,  in a hat. It, too, smiles."
+
+
+@pytest.mark.parametrize(
+    ("kind", "caption", "expected"),
+    [
+        ("tags", "a, b,A", ("a, b", "")),
+        ("prose", f" {TEXT}\n", ("", TEXT)),
+        ("prose", "a, b", ("", "a, b")),
+        ("both", TEXT, ("", TEXT)),
+        ("both", "a, b", ("a, b", "")),
+    ],
+)
+def test_a_caption_comes_as_tags_or_as_sentences_as_the_project_has_them(projects, kind, caption, expected):
+    project = Project.create(projects, Plan(name="x", captions=kind))
+    known = Candidate("b.png", "", lambda: draw_picture(2), "a, b", tags=True, prose=TEXT)
+    found = take(project, [Candidate("a.png", "", lambda: draw_picture(1), caption), known])
+    first, second = project.images()
+    assert (first.caption, first.prose) == expected and found.captions == 2
+    assert (second.caption, second.prose) == ("a, b", TEXT), "what a source tells apart stays apart"
+
+
 def test_memory_is_lent_up_to_the_limit_and_always_to_the_first_in_line():
     budget, order = Budget(100), []
     budget.take(0, 500)  # more than all there is: the first in line need not wait

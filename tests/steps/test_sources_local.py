@@ -376,13 +376,22 @@ def test_another_projects_pictures_come_with_all_that_was_done_to_them(project, 
     curation.reject(other, [second], "blurred")
     with other.edit("more") as edit:
         mask = other.add_mask(draw_picture(9))
-        edit.set(third, crop=(0.1, 0.1, 0.9, 0.9), more_crops=[(0, 0, 0.5, 0.5)], mask=mask, repeats=4, author="Ada")
+        edit.set(
+            third,
+            crop=(0.1, 0.1, 0.9, 0.9),
+            more_crops=[(0, 0, 0.5, 0.5)],
+            mask=mask,
+            repeats=4,
+            author="Ada",
+            prose="A, b. C",
+        )
     result = gathering.gather(project, SourceConfig(kind="project", project="other"))
     assert (result.added, result.refused) == (3, [])
     kept = (
         "name",
         "sha256",
         "caption",
+        "prose",
         "decision",
         "reason",
         "crop",

@@ -49,3 +49,31 @@ def test_tags_carry_probability_and_category_as_plain_numbers():
 def test_probabilities_of_another_vocabulary_are_refused():
     with pytest.raises(ValueError, match="6 tags"):
         choose([0.5], VOCABULARY, TagConfig())
+
+
+BOORU = Vocabulary(
+    ("general", "sensitive", "long hair", "^_^", "hatsune miku"),
+    ("rating", "rating", "general", "general", "character"),
+    (0.05, 0.05, 0.35, 0.35, 0.85),
+)
+
+
+def booru(probabilities, **settings):
+    return [name for name, _, _ in choose(probabilities, BOORU, TagConfig(**settings))]
+
+
+def test_characters_have_a_level_of_their_own():
+    assert booru([0, 0, 0.4, 0.3, 0.8]) == ["long hair"]
+    assert booru([0, 0, 0.4, 0.3, 0.8], threshold=0.2) == ["long hair", "^_^"]
+    assert booru([0, 0, 0.4, 0.3, 0.8], character_threshold=0.8) == ["long hair", "hatsune miku"]
+
+
+def test_the_likeliest_rating_comes_last_and_only_when_it_is_wanted():
+    assert booru([0.3, 0.02, 0.9, 0, 0], rating=True, threshold=0.5) == ["long hair", "general"]
+    assert booru([0.3, 0.4, 0.9, 0, 0], rating=True) == ["long hair", "sensitive"]
+    assert booru([0.3, 0.4, 0.9, 0, 0]) == ["long hair"]
+
+
+def test_underscores_are_kept_when_they_are_wanted_and_those_of_faces_always():
+    assert booru([0, 0, 0.9, 0.8, 0.9], underscores=True) == ["long_hair", "^_^", "hatsune_miku"]
+    assert booru([0, 0, 0.9, 0.8, 0.9], exclude=("Long_Hair",)) == ["^_^", "hatsune miku"]

@@ -1,12 +1,19 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import JobContext, run_inline
 from lora_studio.core.settings import SettingsError
-from lora_studio.tagger.tag import tag
+from lora_studio.tagger.config import TagConfig
+from lora_studio.tagger.pipeline import Prepared
+from lora_studio.tagger.tag import answers, tag
+from lora_studio.tagger.vocabulary import Vocabulary
 
 TAG, EMBED = "lora_studio.tagger.tag:tag", "lora_studio.tagger.embed:embed"
 
@@ -114,3 +121,87 @@ def test_wrong_settings_are_all_named_before_any_work(tmp_path):
     with pytest.raises(SettingsError) as caught:
         run_inline(tmp_path, TAG, {"config": {"treshold": 1, "max_tags": 0}, "images": []})
     assert "did you mean threshold" in str(caught.value) and "config.max_tags" in str(caught.value)
+
+
+# --- several taggers, and taggers that fail -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_tagger(tiny_tagger, tmp_path):
+    """Another one that knows the same tags and finds others."""
+    folder = shutil.copytree(tiny_tagger, tmp_path / "other")
+    head = load_file(folder / "tag_head.safetensors")
+    save_file({"weight": -head["weight"], "bias": head["bias"]}, folder / "tag_head.safetensors")
+    return folder
+
+
+def test_several_taggers_give_what_any_or_all_of_them_find(tiny_tagger, other_tagger, files, tmp_path):
+    def found(name, **settings):
+        data = config(tiny_tagger, files, **{"threshold": 0.5, "one_of": [], **settings})
+        (tmp_path / name).mkdir()
+        tag(data, JobContext(tmp_path / name))
+        return [{name for name, _, _ in line["tags"]} for line in lines(tmp_path / name)]
+
+    both = [str(tiny_tagger), str(other_tagger)]
+    one, two = found("one"), found("two", models=both[1:])
+    assert one != two
+    assert found("any", models=both) == [a | b for a, b in zip(one, two, strict=True)]
+    assert found("all", models=both, combine="intersection") == [a & b for a, b in zip(one, two, strict=True)]
+
+
+def test_a_tagger_that_broke_meanwhile_costs_nothing_of_what_is_done(other_tagger, files, tmp_path):
+    settings = config(other_tagger, files)
+    tag(settings, Interrupted(tmp_path))
+    before = (tmp_path / "results.jsonl").read_bytes()
+    (other_tagger / "tag_head.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="tag_head"):
+        tag(settings, JobContext(tmp_path))
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+
+
+def test_a_stop_before_the_first_picture_writes_nothing(tiny_tagger, files, tmp_path):
+    job = JobContext(tmp_path)
+    job.ask_to_stop()
+    assert tag(config(tiny_tagger, files), job) == {"written": 0, "failed": []}
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_pictures_are_tagged_over_the_background_of_their_project(tiny_tagger, tmp_path):
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGB", (40, 40), "#204060").save(tmp_path / "painted.png")
+    for name, file, more in (
+        ("a", "clear.png", {"background": "#204060"}),
+        ("b", "painted.png", {}),
+        ("c", "clear.png", {}),
+    ):
+        (tmp_path / name).mkdir()
+        tag({**config(tiny_tagger, [tmp_path / file]), **more}, JobContext(tmp_path / name))
+    a, b, c = (lines(tmp_path / name) for name in "abc")
+    assert a == b != c
+
+
+class Scores:
+    """A tagger whose answers the test decides; the pipeline takes anything of this form."""
+
+    vocabulary = Vocabulary(("hat",), ("general",), (0.5,))
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    def score_prepared(self, batch):
+        return self._answer(batch)
+
+
+def full_memory(batch):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(full_memory, "does not hold 8 pictures"), (lambda batch: np.full((len(batch), 1), np.nan), "not numbers")],
+)
+def test_a_full_card_and_answers_that_are_no_numbers_are_told(answer, said):
+    batch = [Prepared(number, "a.png", [None]) for number in range(8)]
+    with pytest.raises(UserError, match=said) as caught:
+        answers([Scores(answer)], batch, TagConfig(models=("mine",)))
+    assert "mine" in caught.value.message and caught.value.remedy

@@ -2,12 +2,13 @@
 
 import contextlib
 import threading
+from pathlib import Path
 
 import pytest
 
 from lora_studio.core.errors import UserError
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import gathering
+from lora_studio.steps import gathering, trigger
 from lora_studio.ui import guards
 from lora_studio.ui.api import dispatcher
 from lora_studio.ui.studio import Studio
@@ -122,3 +123,64 @@ def test_settings_that_cannot_be_are_named_before_anything_starts(ask, project):
     assert "threshold" in ask("tagger.start", config={"threshold": 2})["message"]
     assert "is given as text" in ask("tagger.start", config={"vocabulary": "/etc/passwd"})["message"]
     assert not list(project.folder.glob("jobs/tag-*"))
+
+
+def test_folders_of_the_machine_are_the_owners_and_a_zip_is_everybodys(ask, project, tmp_path, request, studio):
+    with project.edit("by hand") as edit:
+        edit.set(1, caption="zorbi, smile")
+    out = str(tmp_path / "out")
+    for name, arguments in {
+        "files.export": {"form": "txt", "folder": out},
+        "files.preview": {"folder": out},
+        "files.edits": {"folder": out},
+        "files.unwatch": {"folder": out},
+        "files.take": {"folder": out, "digest": "", "theirs": [], "ours": []},
+        "files.import": {"folder": out, "digest": ""},
+    }.items():
+        assert "only on that machine" in ask(name, **arguments)["message"], name
+    assert not (tmp_path / "out").exists()
+    told = ask("files.export", form="metadata.jsonl")
+    assert (told["written"], told["empty"]) == (1, 3) and (project.folder / "exports" / told["name"]).exists()
+
+    request.getfixturevalue("owner")
+    assert "full path" in ask("files.export", form="txt", folder="out")["message"]
+    assert ask("files.export", form="txt", folder=out)["written"] == 1
+    assert [one["folder"] for one in ask("files.watched")] == [out]
+    guards.owner.set(False)
+    assert ask("files.watched") == []
+
+
+def test_a_file_of_somebody_else_is_left_until_it_is_said_to_replace_it(ask, project, tmp_path, owner):
+    with project.edit("by hand") as edit:
+        edit.set(1, caption="zorbi, smile")
+    theirs = tmp_path / project.images()[0].name.replace(".png", ".txt")
+    theirs.write_text("theirs")
+    told = ask("files.export", form="txt", folder=str(tmp_path))
+    assert told["kept"] == [theirs.name] and theirs.read_text() == "theirs"
+    told = ask("files.export", form="txt", folder=str(tmp_path), overwrite=True)
+    assert theirs.read_text() == "zorbi, smile"
+    copies = [path.read_text() for path in Path(told["replaced"]).iterdir()]
+    assert copies == ["theirs"]
+
+
+def test_what_is_read_is_what_training_tokenizes_and_what_is_cut_is_told_apart(ask, project):
+    text = ", ".join(f"tag number {number}" for number in range(90))
+    with project.edit("by hand") as edit:
+        edit.set(1, caption=f"zorbi, {text}")
+    found = ask("seen.sample", ids=[1], count=1)
+    (row,) = found["rows"]
+    assert row["read"] + row["unread"] == row["text"] and row["unread"]
+    assert found["trigger"] == "zorbi" and row["read"].startswith("zorbi")
+    for encoder, count in row["counts"].items():
+        assert len(row["ids"][encoder]) == count == row["limit"] + row["cut"]
+    again = ask("seen.sample", ids=[1], count=1, seed=77)["rows"][0]
+    assert again["text"] != row["text"] and sorted(again["text"].split(", ")) == sorted(row["text"].split(", "))
+
+
+def test_a_trial_of_another_word_is_no_trial_of_the_trigger(ask, studio, project):
+    folder = project.new_folder("jobs", "react")
+    studio.jobs.prepare(folder, trigger.TARGET, {"react": {"word": "zorbi"}}, "react", project.slug)
+    assert ask("seen.trigger")["trial"]["state"] == "stopped"
+    project.save_plan(project.plan.with_changes({"trigger": "mikka"}))
+    found = ask("seen.trigger")
+    assert found["trial"] is None and found["check"]["word"] == "mikka" and found["check"]["split"]

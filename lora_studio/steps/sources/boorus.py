@@ -162,7 +162,9 @@ def _candidate(post: Post, board: Board, fetch: net.Client) -> Candidate | Refus
     origin = {"site": host, "post": str(post.id), "rating": post.rating, "tags": post.tags, "page": post.page}
     linked = post.source if re.match(r"https?://\S+$", post.source) else post.page
     read = partial(fetch.picture, post.url)
-    return Candidate(name, host, read, caption(post.tags), url=linked, author=author(post.tags), origin=origin)
+    return Candidate(
+        name, host, read, caption(post.tags), tags=True, url=linked, author=author(post.tags), origin=origin
+    )
 
 
 def _gone(error: UserError, board: Board) -> SourceGone:

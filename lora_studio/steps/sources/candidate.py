@@ -29,6 +29,7 @@ class Candidate:
     """Its bytes. May raise OSError, ImageError or UserError: the file is then refused with that reason. Called once,
     and perhaps in another thread."""
     caption: str = ""
+    """Tags or sentences, as its files have them."""
     repeats: int = 1
     url: str = ""
     author: str = ""
@@ -41,6 +42,10 @@ class Candidate:
     crops: tuple[Box | None, ...] = (None,)
     mask: Callable[[], bytes] | None = None
     """Its mask as PNG, where it has one."""
+    tags: bool = False
+    """Whether the caption is tags for certain."""
+    prose: str = ""
+    """Sentences, where the source tells them from the caption."""
 
 
 class SourceGone(UserError):

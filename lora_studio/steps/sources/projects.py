@@ -21,6 +21,8 @@ def candidates(name: str, project: Project) -> Iterator[Candidate]:
             source=image.source or f"project {other.slug}",
             read=other.original_path(image).read_bytes,
             caption=image.caption,
+            tags=True,
+            prose=image.prose,
             repeats=image.repeats,
             url=image.url,
             author=image.author or other.plan.credit,

@@ -171,7 +171,7 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
 
     drawModels();
     drawRest();
-    return h("div.ls-choose-tagger", null, h("div.ls-stack.ls-choose-body", null, list, h("div.ls-inline", null, name, add), ownProblem, combine, asked, more,
-      h("div.ls-tagger-where", null, h("div.ls-field", null, h("span.ls-muted", null, "Which pictures"), pick), howBox), problem), foot);
+    return h("div.ls-choose-tagger", null, h("div.ls-stack.ls-choose-body", null, list, h("div.ls-inline", null, name, add), ownProblem, combine, asked,
+      h("div.ls-tagger-where", null, h("div.ls-field", null, h("span.ls-muted", null, "Which pictures"), pick), howBox), more, problem), foot);
   }, { wide: true });
 }

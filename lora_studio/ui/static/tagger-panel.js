@@ -70,6 +70,7 @@ export function taggerPanel({ scope }) {
       if (!answer.again && (digest === null || answer.skipped || answer.num_failed)) told(answer); // else the diff's own word says it
       await load(true);
       changed();
+      return answer;
     } finally { sending = false; draw(); }
   }
 
@@ -79,7 +80,13 @@ export function taggerPanel({ scope }) {
     toast(`${plural(written, "picture")} tagged`, { remedy: rest.join(". "), level: bad ? "warn" : "good", seconds: bad ? 12 : 0, action: { text: "Undo", run: undoLast } });
   }
 
-  const look = () => confirmDiff({ title: "What the tagger found", preview: () => call("tagger.preview", { project: state.project, mode: mode() }), apply: (digest) => apply(mode(), digest) });
+  /** What it found as a diff; where that changes nothing there is nothing left to wait for. */
+  async function look() {
+    let found = null;
+    const preview = async () => { found = await call("tagger.preview", { project: state.project, mode: mode() }); return found; };
+    const answer = await confirmDiff({ title: "What the tagger found", preview, apply: (digest) => apply(mode(), digest) });
+    if (!answer && found && !found.count) await leave();
+  }
   const goOn = async () => { await call("tagger.resume", { project: state.project }); await ask(); };
   async function leave() {
     await call("tagger.discard", { project: state.project });
@@ -108,7 +115,7 @@ export function taggerPanel({ scope }) {
   function current() {
     if (!ENDED.includes(job.state)) {
       const count = job.total ? [h("b", null, number(job.done)), ` of ${number(job.total)}`, job.rate ? ` · ${job.rate.toFixed(job.rate < 10 ? 1 : 0)} a second` : ""] : "";
-      return h("section.ls-running.flat", { id: "ls-tagger-running" }, h("span.ls-ellipsis", null, job.state === "queued" ? "Waiting for another job to end" : job.state === "stopping" ? "Stopping; what is done is kept" : job.text || "Starting the tagger"),
+      return h("section.ls-running.flat", { id: "ls-tagger-running" }, h("span.ls-ellipsis", null, job.waits ? "Waiting for another job to end" : job.state === "stopping" ? "Stopping; what is done is kept" : job.text || "Starting the tagger"),
         h("span.ls-bar.grow" + (job.total ? "" : ".endless"), null, h("span", { style: `width:${job.total ? (100 * job.done) / job.total : 0}%` })), h("span.ls-muted", null, count),
         button("Stop", () => call("job.command", { project, group: "jobs", job: job.id, word: "stop" }), { kind: "quiet", icon: "stop", id: "ls-tagger-stop" }));
     }

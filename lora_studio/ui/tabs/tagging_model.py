@@ -17,7 +17,7 @@ from lora_studio.tagger.config import TagConfig
 from lora_studio.tagger.vocabulary import load_vocabulary
 from lora_studio.ui import guards
 from lora_studio.ui.studio import Studio
-from lora_studio.ui.tabs import tagging_seen
+from lora_studio.ui.tabs import tagging_files, tagging_seen
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -33,7 +33,7 @@ BOORU = ("general", "character", "copyright", "artist", "meta", "rating")
 
 def functions(studio: Studio) -> dict[str, Any]:
     """What the tagger's panel, the files' dialog and "As trained" call."""
-    return _choosing(studio) | _tagging(studio) | tagging_seen.functions(studio)
+    return _choosing(studio) | _tagging(studio) | tagging_files.functions(studio) | tagging_seen.functions(studio)
 
 
 def _choosing(studio: Studio) -> dict[str, Callable[..., Any]]:
@@ -127,6 +127,7 @@ def _tagging(studio: Studio) -> dict[str, Callable[..., Any]]:
             **found,
             "id": found.pop("job"),
             "models": config["models"],
+            "waits": found["state"] == "queued" and any(one.folder != job.folder for one in studio.running()),
             "tagged": len(job.config["images"]) - found["left"] if found["state"] in ENDED else found["done"],
             "failed": failed[:MAX_LISTED],
             "num_failed": len(failed),
