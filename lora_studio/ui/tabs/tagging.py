@@ -8,8 +8,8 @@ from pydantic import Field
 from lora_studio.core.project import Captions, Project
 from lora_studio.engine.tokens import Counter
 from lora_studio.engine.wording import Words
-from lora_studio.steps import captioning, editing, filters, tagging, tokens, vocabulary
-from lora_studio.steps.rows import Row
+from lora_studio.steps import captioning, editing, filters, looking, tagging, tokens, vocabulary
+from lora_studio.steps.rows import Row, rows
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
@@ -58,7 +58,7 @@ def _read(studio: Studio) -> dict[str, Any]:
     def find(project: str, text: str, sort: str = "", down: bool = False) -> dict[str, Any]:
         opened = studio.open(project)
         every = [row for row in _rows(studio, opened, text) if row.image.used]
-        ids = filters.select(every, filters.parse(text))
+        ids = filters.select(every, filters.parse(text, every))
         return {"ids": filters.order(opened, ids, sort, down, every) if sort else ids}
 
     def token_counts(project: str, caption: Text, prose: Text) -> dict[str, Any]:
@@ -133,7 +133,12 @@ def fields() -> list[dict[str, str]]:
 
 def _rows(studio: Studio, project: Project, text: str) -> list[Row]:
     """All pictures as the filter asks for them; what the judge found only where the filter asks for it."""
-    return studio.rows(project)
+    if filters.asks_for_flags(text):
+        return studio.rows(project)
+    images = studio.images(project)
+    return studio.remembered(
+        project, "tag rows", lambda: rows(project, {}, images, looking.facts(project, images, studio.seen(project)))
+    )
 
 
 def _counter(studio: Studio, project: Project) -> Counter | None:
