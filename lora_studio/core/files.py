@@ -11,6 +11,9 @@ from pathlib import Path
 
 from lora_studio.core.errors import UserError
 
+MANY = 500
+"""Files from which on all that waits is written to the disk at once, rather than file by file at milliseconds each."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -68,9 +71,12 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
             staged[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
-        for temporary in staged.values():
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+        if len(staged) > MANY and hasattr(os, "sync"):
+            os.sync()
+        else:
+            for temporary in staged.values():
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
         for path, temporary in staged.items():
             os.replace(temporary, path)
         for folder in {path.parent for path in staged}:

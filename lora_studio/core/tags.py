@@ -149,7 +149,7 @@ def categoriser(more: Mapping[str, str] | None = None) -> Categoriser:
     def category(tag: str) -> str:
         name = key(tag)
         name = known.aliases.get(name, name)
-        if (found := known.tags.get(name)) or (found := extra.get(name)):
+        if (found := known.tags.get(name) or extra.get(name, OTHER)) != OTHER:
             return found
         words = name.split(" ")
         for start in range(1, len(words)):

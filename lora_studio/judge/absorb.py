@@ -37,6 +37,7 @@ TIED = 0.9
 """Of two tags, the pictures that have both as a share of those that have one of them, from which they are one thing."""
 MOST_TAGS = 400
 MOST_FUSED = 40
+MOST_NAMED = 5
 AT_LEAST = 3
 """Pictures that two tags must share."""
 Action = Literal["prune", "keep"]
@@ -103,10 +104,33 @@ def absorbed(
         said = _Said(tag, share[tag], category(tag), answers, words)
         if verdict := judge(said):
             proposals.append(Proposal(written[tag], share[tag], said.category, *verdict))
+    if kind == "character":
+        proposals = _more_precise(proposals, share, category, answers, words, written)
     proposals.sort(key=lambda one: one.action != "prune")
     gone = {one.tag.casefold() for one in proposals if one.action == "prune"}
     fused = [*_with_trigger(share, gone, kind, answers, category, written), *_pairs(every, share, gone, words, written)]
     return Absorbed(tuple(proposals), tuple(fused[:MOST_FUSED]))
+
+
+def _more_precise(
+    proposals: list[Proposal],
+    share: Mapping[str, float],
+    category: Categoriser,
+    answers: Answers,
+    words: Book,
+    written: Mapping[str, str],
+) -> list[Proposal]:
+    """The proposals, and to prune what says a pruned trait more precisely: `very long hair` where `long hair` goes."""
+    known = {key(one.tag) for one in proposals if one.action == "prune" and one.category in INHERENT}
+    told = {one.tag.casefold() for one in proposals if one.action == "prune"}
+    more = []
+    for tag in sorted(share, key=lambda one: (-share[one], one)):
+        said = sorted(words.implied(key(tag)) & known)
+        if said and tag not in told and not _Said(tag, share[tag], category(tag), answers, words).varies:
+            why = f"It says {said[0]} as well, which is to be pruned."
+            more.append(Proposal(written[tag], share[tag], category(tag), "prune", why))
+    gone = {one.tag for one in more}
+    return [*(one for one in proposals if one.tag not in gone), *more]
 
 
 @dataclass(frozen=True)
@@ -174,7 +198,7 @@ def _plan_says(said: _Said) -> Verdict:
     """What holds for every kind of LoRA."""
     if said.pruned:
         return "prune", f"The plan prunes it, yet it stands on {said.percent} of the pictures."
-    if word := said.defining:
+    if (word := said.defining) and (not said.varies or _exactly(said)):
         return "prune", f"The plan names {word} as defining: without the tag, {_who(said)} stands for it."
     if word := said.avoid:
         text = f"The plan says {word} must not be learned: named in the captions it stays apart from {_who(said)}."
@@ -187,7 +211,7 @@ def _who(said: _Said) -> str:
 
 
 def _character(said: _Said) -> Verdict:
-    if (verdict := _plan_says(said)) and not (said.varies and not said.pruned and not _exactly(said)):
+    if verdict := _plan_says(said):
         return verdict
     if (word := said.varies) and said.share >= FREQUENT:
         return "keep", f"The plan says {word} may change: as a tag it can be changed by a prompt."
@@ -278,7 +302,7 @@ FOLLOWS: dict[str, tuple[str, str]] = {
     "wear": ("{0} will hardly be drawn without it", "Add images without the typical clothes, to tell the two apart"),
     "scene": ("{0} will bring it along", "Add pictures in other surroundings and other light"),
     "camera": ("Other views of {0} will be hard to get", "Add pictures from other distances and angles"),
-    "act": ("{0} will hardly do anything else", "Add pictures with other poses and moods"),
+    "act": ("{0} will hardly do or show anything else", "Add pictures with other poses and moods"),
     "thing": ("{0} will bring it along", "Add pictures without it"),
     "person": ("{0} and this trait are learned as one", "Prune it if it belongs to the subject, else add others"),
     "meta": ("It will be learned as well", "Crop it away, or leave such pictures out"),
@@ -323,17 +347,27 @@ def _pairs(
             continue
         near = [group for group in groups if one in group or other in group]
         groups = [group for group in groups if group not in near] + [{one, other}.union(*near)]
-    return [_fused(sorted(group), names, every, written) for group in sorted(groups, key=min)]
+    return [_fused(sorted(group), names, every, words, written) for group in sorted(groups, key=min)]
 
 
-def _fused(group: list[int], names: Sequence[str], every: Mapping[int, list[str]], written: Mapping[str, str]) -> Fused:
-    tags = [names[index] for index in group]
+def _fused(
+    group: list[int],
+    names: Sequence[str],
+    every: Mapping[int, list[str]],
+    words: Book,
+    written: Mapping[str, str],
+) -> Fused:
+    said = {one for index in group for one in words.implied(key(names[index]))}
+    tags = [names[index] for index in group if key(names[index]) not in said]
     wanted = set(tags)
     count = sum(wanted.issubset(here) for here in every.values())
     shown = tuple(written[tag] for tag in tags)
-    listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
+    rest = len(shown) - MOST_NAMED
+    listed = (
+        ", ".join(shown[:MOST_NAMED]) + f" and {rest} more" if rest > 0 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    )
     text = (
         f"{listed} stand together on {plural(count, 'picture')} and hardly apart: the LoRA cannot tell which word means"
-        " what, and a prompt with one brings the others. Add pictures with one of them only, or merge them into one word."
+        " what, and a prompt with one brings the others. Add pictures with one of them only, or make it one word."
     )
     return Fused(shown, count / len(every), text)

@@ -57,6 +57,8 @@ class Context:
     """The captions and what is known beside them."""
 
     captions: Mapping[int, str]
+    total: int
+    """All pictures, also those with captions that no check looks at any more."""
     tags: Mapping[int, list[str]]
     """In small letters."""
     trigger: str
@@ -68,7 +70,8 @@ class Context:
     tokens: Mapping[int, Sequence[int]]
     limits: Sequence[int]
     known: Collection[str]
-    words: Collection[str]
+    slips: Mapping[str, str]
+    """Misspelt tag -> what is meant."""
 
 
 def lint(
@@ -89,12 +92,18 @@ def lint(
     `tokens` the caption's length for each text encoder and `limits` what each of them reads; `known` further tags and
     `words` words of the language that are spelt right.
     """
-    every, list_ = keys(captions), vocabulary or book()
+    trigger, list_, total = trigger.strip(), vocabulary or book(), len(captions)
+    problems = list(copied(captions, names or {}, trigger, known=list_.tags))
+    gone = {image for problem in problems for image in problem.ids}  # nothing else need be said of these
+    captions = {image: caption for image, caption in captions.items() if image not in gone}
+    every = keys(captions)
     counts = Counter(tag for tags in every.values() for tag in tags)
+    right = frozenset({*known, trigger.casefold()} - {""})
+    slips = spelling.misspelt(counts, list_, right, words)
     found = Context(
-        captions, every, trigger.strip(), list_, counts, names or {}, scores or {}, tokens or {}, limits, known, words
+        captions, total, every, trigger, list_, counts, names or {}, scores or {}, tokens or {}, limits, right, slips
     )
-    problems = [problem for check in CHECKS for problem in check(found)]
+    problems += [problem for check in CHECKS for problem in check(found)]
     return gravest_first(problems)
 
 
@@ -104,8 +113,8 @@ def lint(
 def _uncaptioned(found: Context) -> Iterator[Problem]:
     empty = tuple(image for image, tags in found.tags.items() if not tags)
     if empty:
-        level: Level = "bad" if len(empty) == len(found.tags) else "warn"
-        text = f"{len(empty)} of {plural(len(found.tags), 'picture')} {verb(empty, 'has', 'have')} no caption."
+        level: Level = "bad" if len(empty) == found.total else "warn"
+        text = f"{len(empty)} of {plural(found.total, 'picture')} {verb(empty, 'has', 'have')} no caption."
         remedy = "Run the auto-tagger on them: else they are trained with the trigger alone."
         if not found.trigger:
             remedy = "Run the auto-tagger on them: else they are trained with no words at all."
@@ -225,9 +234,7 @@ def _aliases(found: Context) -> Iterator[Problem]:
 
 
 def _typos(found: Context) -> Iterator[Problem]:
-    counts, right = found.counts, {*found.known, found.trigger.casefold()} - {""}
-    doubtful = spelling.misspelt(counts, found.book, right, found.words)
-    pairs = sorted(doubtful.items(), key=lambda pair: (-counts[pair[0]], pair))
+    pairs = sorted(found.slips.items(), key=lambda pair: (-found.counts[pair[0]], pair))
     by_tag = _by_tag(found, {tag for tag, _ in pairs})
     for wrong, right in pairs[:MOST]:
         ids = tuple(by_tag[wrong])
@@ -263,19 +270,15 @@ def _mojibake(found: Context) -> Iterator[Problem]:
 
 
 def _file_names(found: Context) -> Iterator[Problem]:
-    """Captions that are a file's name, and tags among others that look like one."""
-    whole = list(copied(found.captions, found.names, found.trigger, known=found.book.tags))
-    yield from whole
-    done = {image for problem in whole for image in problem.ids}
+    """Tags among others that look like a file's name."""
     stems = {stem(name) for name in found.names.values()} - found.book.tags.keys() - {found.trigger.casefold()}
     tags = {
         tag
         for tag, count in found.counts.items()
         if FILE_NAME.fullmatch(tag) or (count == 1 and any(map(str.isdigit, tag)) and stem(tag) in stems)
     }
-    ids = tuple(image for image in _with(found, tags) if image not in done)
-    if ids:
-        there = sorted(tags & {tag for image in ids for tag in found.tags[image]})
+    if tags:
+        there, ids = sorted(tags), _with(found, tags)
         text = f"{plural(len(there), 'tag')} {verb(there, 'looks', 'look')} like a file name: {named(there)}."
         yield Problem(
             "file_name", "warn", text, "Take them out.", ids, {"do": "remove", "tags": there}, {"tags": there}
@@ -358,7 +361,12 @@ def _single(found: Context) -> Iterator[Problem]:
         return
     word = found.trigger.casefold()
     single = sorted(tag for tag, count in found.counts.items() if count == 1 and tag != word)
-    strange = [tag for tag in single if key(tag) not in found.book.tags and tag not in found.known]
+    listed = (found.book.tags, found.book.aliases, found.known, found.slips)
+    strange = [
+        tag
+        for tag in single
+        if not any(tag in words or key(tag) in words for words in listed) and not FILE_NAME.fullmatch(tag)
+    ]
     few = f"of {len(found.counts)} different tags"
     if strange:
         text = (

@@ -48,7 +48,9 @@ def reaction(
     usual = max(others)
     rises = named_tags.mean(axis=(0, 1)) - made_up_tags.mean(axis=(0, 1, 2))
     order = np.argsort(-rises)
-    brings = [(str(tags[one]), round(float(rises[one]), 3)) for one in order[:SHOWN] if rises[one] >= RISE]
+    highest = made_up_tags.mean(axis=(1, 2)).max(axis=0)  # what one made-up word brings by chance
+    sure = (rises >= RISE) & (named_tags.mean(axis=(0, 1)) > highest)
+    brings = [(str(tags[one]), round(float(rises[one]), 3)) for one in order if sure[one]][:SHOWN]
     meant = [tag for tag, _ in brings if tag.casefold() in word.casefold() or word.casefold() in tag.casefold()]
     reacts = own > REACTS * usual or bool(meant)
     return Reaction(word, reacts, round(own, 4), round(usual, 4), brings, *_words(word, reacts, own, usual, brings))

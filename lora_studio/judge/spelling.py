@@ -46,13 +46,14 @@ def misspelt(
     known = book.tags.keys() | book.aliases.keys() | set(more)
     frequent = {tag for tag, count in counts.items() if count >= FREQUENT and tag not in known}
     right = known | frequent
-    tables = [_of(book), _tables(frequent | set(more))]
+    tables = [_of(book), _tables(set(more)), _tables(frequent)]
     found = {}
     for tag, count in counts.items():
         name = key(tag)
         if name in known:
             continue
-        options = {*_british(name), *_near(name, tables, words)}
+        right_words = [known_words for _, known_words, _ in tables[: 2 if tag in frequent else 3]]
+        options = {*_british(name), *_near(name, tables, right_words, words)}
         options.update(other for joined, _, _ in tables for other in joined.get(_bare(name), ()))
         good = [one for one in options if one in right and one != name and _believed(one, count, counts, known)]
         if good:
@@ -100,12 +101,14 @@ def _british(tag: str) -> Iterator[str]:
         yield " ".join(other)
 
 
-def _near(tag: str, tables: Sequence[Tables], english: Collection[str]) -> Iterator[str]:
+def _near(
+    tag: str, tables: Sequence[Tables], known: Sequence[Collection[str]], english: Collection[str]
+) -> Iterator[str]:
     """The tag with one of its words, that is no known one, replaced by each known word near it."""
     parts = tag.split(" ")
     for place, word in enumerate(parts):
         short = len(word) < (SHORTEST if len(parts) > 1 else ALONE)
-        if short or any(word in words for _, words, _ in tables) or any(char.isdigit() for char in word):
+        if short or any(word in words for words in known) or any(char.isdigit() for char in word):
             continue
         for other in _candidates(word, [index for _, _, index in tables]):
             if word not in english or (len(parts) > 1 and sorted(word) == sorted(other)):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from lora_studio.steps.sources.datasets import Said
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in range(1, 10))}
 """Names that Windows keeps for itself."""
+_FORBIDDEN = re.compile('[<>:"|?*\0-\x1f]')
 MAX_NAME = 120
 """Bytes; systems take 255, and an ending is added."""
 
@@ -59,7 +61,7 @@ def safe(name: str) -> str:
     """A relative path that every system takes."""
     parts = []
     for part in name.replace("\\", "/").split("/"):
-        letters = "".join("_" if letter in '<>:"|?*' or ord(letter) < 32 else letter for letter in part)
+        letters = _FORBIDDEN.sub("_", part)
         while len(letters.encode("utf-8", "replace")) > MAX_NAME:
             begin = stem(letters)
             letters = begin[:-1] + letters[len(begin) :] if len(begin) > 1 else letters[:-1]
@@ -70,8 +72,7 @@ def safe(name: str) -> str:
 
 def stem(name: str) -> str:
     """The name without its ending."""
-    suffix = PurePosixPath(name).suffix
-    return name[: len(name) - len(suffix)]
+    return name[: len(name) - len(PurePosixPath(name).suffix)]
 
 
 def folded(name: str) -> str:
@@ -87,10 +88,11 @@ def shown(texts: Texts, plan: Plan) -> str:
 
 def with_trigger(texts: Texts, plan: Plan) -> Texts:
     """The texts with the trigger first, in the tags where there are some."""
-    if texts.caption:
-        return Texts(
-            captions.join(captions.with_trigger_first(captions.split(texts.caption), plan.trigger)), texts.prose
-        )
+    caption = texts.caption
+    if caption:
+        if plan.trigger and caption != plan.trigger and not caption.startswith(f"{plan.trigger}, "):
+            caption = captions.join(captions.with_trigger_first(captions.split(caption), plan.trigger))
+        return Texts(caption, texts.prose)
     return Texts("", captions.prose_with_trigger(texts.prose, plan.trigger) if texts.prose else "")
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -97,9 +97,11 @@ def export(
     plan, images = project.plan, project.images()
     wanted = {image.id for image in images if image.used} if ids is None else set(ids)
     paths = names(images)
-    contents, of = _contents(plan, [image for image in images if image.id in wanted], paths, form)
-    texted = {image.id for image in images if image.id in wanted and shown(_texts(image), plan)}
-    empty = sum(image.id in wanted for image in images) - len(texted)
+    chosen = [image for image in images if image.id in wanted]
+    there = {image.id: _there(Texts(image.caption, image.prose), plan, form) for image in chosen}
+    contents, of = _contents(there, file_names(images, paths) if form == "metadata.jsonl" else paths, form)
+    texted = {image_id for image_id, text in there.items() if any(text)}
+    empty = len(there) - len(texted)
     if target.suffix.lower() == ".zip":
         if target.exists() and not overwrite:
             raise UserError(f"{target.name} is there already.", "Name another file, or say that it is to be replaced.")
@@ -115,11 +117,11 @@ def export(
     _refuse_nothing(contents, empty)
     result = _write(project, target, contents, record, overwrite)
     for name in contents.keys() - set(result.kept):
-        record.files[name] = info(target / name)
+        record.files[name] = info(target / name, contents[name])
     left = {of[name] for name in result.kept if name in of} if of else wanted if result.kept else set()
-    for image in images:
-        if image.id in wanted - left:
-            record.base[image.id] = (mark(_texts(image)), mark(_there(image, plan, form)))
+    for image in chosen:
+        if image.id not in left:
+            record.base[image.id] = (mark(Texts(image.caption, image.prose)), mark(there[image.id]))
     record.form = form
     save(project, {**records, str(target): record})
     return Export(target, len(texted - left), empty, result.kept, result.replaced)
@@ -141,37 +143,29 @@ def _refuse_nothing(contents: Mapping[str, bytes], empty: int) -> None:
         raise UserError(why, "Run the auto-tagger, or write some.")
 
 
-def _texts(image: Image) -> Texts:
-    return Texts(image.caption, image.prose)
+def _there(texts: Texts, plan: Plan, form: Form) -> datasets.Said:
+    """What a reader of the export finds of the picture."""
+    return said(texts, plan) if form == "kohya" else datasets.Said(shown(texts, plan))
 
 
 def _contents(
-    plan: Plan, images: Sequence[Image], paths: Mapping[int, str], form: Form
+    texts: Mapping[int, datasets.Said], called: Mapping[int, str], form: Form
 ) -> tuple[dict[str, bytes], dict[str, int]]:
     """The files by path, and the picture that each is of, where it is of one."""
-    texts = {image.id: text for image in images if (text := shown(_texts(image), plan))}
+    texts = {one: text for one, text in texts.items() if any(text)}
     if form in ("txt", "caption"):
-        of = {f"{paths[one]}.{form}": one for one in texts}
-        return {name: texts[one].encode("utf-8", "replace") for name, one in of.items()}, of
+        of = {f"{called[one]}.{form}": one for one in texts}
+        return {name: texts[one].text.encode("utf-8", "replace") for name, one in of.items()}, of
     if not texts:
         return {}, {}
     if form == "metadata.jsonl":
-        called = file_names(images, paths)
-        rows = [{"file_name": called[one], "text": text} for one, text in texts.items()]
+        rows = [{"file_name": called[one], "text": text.text} for one, text in texts.items()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
-        table = {}
-        for image in images:
-            prose, tags = _there(image, plan, form)
-            if prose or tags:
-                table[paths[image.id]] = {name: text for name, text in (("tags", tags), ("caption", prose)) if text}
+        table = {called[one]: {"tags": text.tags, "caption": text.text} for one, text in texts.items()}
+        table = {name: {kind: text for kind, text in row.items() if text} for name, row in table.items()}
         text = json.dumps(table, ensure_ascii=False, indent=1)
     return {LISTS[form]: text.encode("utf-8", "replace")}, {}
-
-
-def _there(image: Image, plan: Plan, form: Form) -> datasets.Said:
-    """What a reader of the export finds of the picture."""
-    return said(_texts(image), plan) if form == "kohya" else datasets.Said(shown(_texts(image), plan))
 
 
 def _zip(contents: Mapping[str, bytes]) -> bytes:
@@ -191,9 +185,12 @@ def _write(project: Project, folder: Path, contents: Mapping[str, bytes], record
     """Write what differs from what is there, and nothing that others made or changed, unless told to."""
     new: dict[Path, bytes] = {}
     foreign: dict[str, bytes] = {}
+    inside: dict[Path, bool] = {}
     for name, data in contents.items():
         path = folder / name
-        if path.is_symlink() or not (path.parent.resolve() / path.name).is_relative_to(folder):
+        if path.parent not in inside:
+            inside[path.parent] = path.parent.resolve().is_relative_to(folder)
+        if path.is_symlink() or not inside[path.parent]:
             raise UserError(f"{path} leads outside {folder}.", "Take the link away, or choose another folder.")
         there = _read(path)
         if there == data:
@@ -202,7 +199,8 @@ def _write(project: Project, folder: Path, contents: Mapping[str, bytes], record
         if there is not None and record.files.get(name, {}).get("sha256") != hashlib.sha256(there).hexdigest():
             foreign[name] = there
     if not overwrite:
-        write_all({path: data for path, data in new.items() if path.relative_to(folder).as_posix() not in foreign})
+        left = {folder / name for name in foreign}
+        write_all({path: data for path, data in new.items() if path not in left})
         return _Written(tuple(foreign), None)
     replaced = project.new_folder("exports", "replaced") if foreign else None
     if replaced:
@@ -223,10 +221,10 @@ def _read(path: Path) -> bytes | None:
 # --- what is remembered ---------------------------------------------------------------------------------------------
 
 
-def info(path: Path) -> dict[str, Any]:
-    """What is remembered of a file."""
+def info(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """What is remembered of a file; `data` is its content, where at hand."""
     status = path.stat()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes() if data is None else data).hexdigest()
     return {"sha256": digest, "size": status.st_size, "mtime": status.st_mtime_ns}
 
 

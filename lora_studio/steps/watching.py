@@ -176,9 +176,15 @@ def _changed(project: Project, root: Path, record: Record) -> tuple[dict[str, di
 def _files(root: Path) -> dict[str, os.stat_result]:
     """All files below a folder by path with forward slashes; those that vanish meanwhile are passed over."""
     found: dict[str, os.stat_result] = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            with suppress(OSError):
-                found[path.relative_to(root).as_posix()] = path.stat()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        with suppress(OSError), os.scandir(root / prefix) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{name}/")
+                    elif entry.is_file():
+                        found[name] = entry.stat()
     return found

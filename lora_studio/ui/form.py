@@ -41,6 +41,7 @@ TITLES = {
     "data.balance": "Tags to balance",
     "data.regularization": "Regularisation folder",
     "data.keep_tokens": "Tags kept in front",
+    "data.wildcards": "Wildcards {a|b}",
     "data.max_tokens": "Longest caption",
     "data.weighted_captions": "Weights in captions",
     "objective.weighting": "Weighting of noise levels",

@@ -48,3 +48,10 @@ def test_a_weak_reaction_is_known_by_the_tag_of_the_same_name() -> None:
     assert judged(pictures, (0.45, 0.2, 0.2), "Smile").reacts
     assert not judged(pictures, (0.45, 0.2, 0.2)).reacts  # that it smiles more is chance: nothing else speaks for it
     assert not judged(pictures, (0.3, 0.2, 0.2), "smile").reacts
+
+
+def test_a_tag_that_some_made_up_word_brings_as_well_is_not_named() -> None:
+    pictures = drawn(1, 0.8)
+    tags = np.full((*pictures.shape[:3], 3), 0.1)
+    tags[0, ..., 0], tags[3, ..., 0] = 0.6, 0.7
+    assert reaction("zorbi", pictures[0], pictures[1:], tags[0], tags[1:], TAGS).brings == []

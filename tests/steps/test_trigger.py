@@ -72,7 +72,7 @@ def test_made_up_words_are_unknown_as_long_and_always_the_same(project: Project)
 
 # --- tried on the base ------------------------------------------------------------------------------------------------
 
-QUICK = {"contexts": ("",), "seeds": (1, 2, 3), "made_up": 3, "num_steps": 8}
+QUICK = {"contexts": ("",), "seeds": (1, 2, 3), "made_up": 3, "num_steps": 5}
 
 
 def test_the_starter_reacts_to_what_it_knows_and_not_to_a_made_up_word(project: Project) -> None:

@@ -8,18 +8,27 @@ export const split = (caption) => {
 
 /**
  * A text field that offers words. options: placeholder, label, id, words(asked) -> [{name, count, category, alias}],
- * onPick(text), onEmptyBackspace(), onEmptyKey(event) -> true when it was for it
+ * onPick(text) -> what the field shall hold then, if anything; onEmptyBackspace(), onEmptyKey(event) -> true when it was for it;
+ * several: it holds tags with commas, and Enter picks only what the arrows have chosen
  */
-export function tagField({ placeholder, label, id, words, onPick, onEmptyBackspace, onEmptyKey }) {
+export function tagField({ placeholder, label, id, words, onPick, onEmptyBackspace, onEmptyKey, several = false }) {
   const listId = `ls-words-${Math.random().toString(36).slice(2, 8)}`;
   const input = h("input.ls-input", { type: "text", placeholder, "aria-label": label, id, autocomplete: "off", role: "combobox", "aria-expanded": "false", "aria-controls": listId, maxlength: "2000" });
   const list = h("div.ls-words", { id: listId, role: "listbox", hidden: true });
   let offered = [], at = -1;
   const close = () => { list.hidden = true; fill(list); input.setAttribute("aria-expanded", "false"); at = -1; };
-  function pick(text) { const clean = text.trim(); if (clean) { onPick(clean); input.value = ""; } close(); input.focus(); }
+  const begun = () => (several ? input.value.slice(0, input.value.lastIndexOf(",") + 1) : ""); // what stands before the tag that is typed
+  function pick(text) {
+    const clean = `${begun()} ${text}`.trim();
+    close();
+    input.focus();
+    if (!clean) return;
+    const kept = onPick(clean);
+    input.value = typeof kept === "string" ? kept : "";
+  }
   const named = (word) => word.alias || word.name;
   function offer() {
-    const asked = input.value.trim().toLowerCase();
+    const asked = input.value.slice(begun().length).trim().toLowerCase();
     if (!asked) { close(); return; }
     const all = words(asked);
     offered = [...all.filter((word) => word.name.toLowerCase().startsWith(asked)), ...all.filter((word) => !word.name.toLowerCase().startsWith(asked) && word.name.toLowerCase().includes(asked))].slice(0, 8);
@@ -33,7 +42,7 @@ export function tagField({ placeholder, label, id, words, onPick, onEmptyBackspa
     fill(list, offered.map((word, index) => h("div.ls-word" + (index === at ? ".current" : ""), { role: "option", "aria-selected": String(index === at), onpointerdown: (event) => { event.preventDefault(); pick(named(word)); } },
       h("span", null, word.name, word.alias && h("span.ls-faint", null, ` → ${word.alias}`)), h("span.ls-faint", null, word.count ? String(word.count) : word.category || ""))));
   }
-  input.addEventListener("input", () => { const comma = input.value.lastIndexOf(","), whole = split(input.value.slice(0, Math.max(0, comma))); if (whole.length) onPick(whole.join(", ")); if (comma >= 0) input.value = input.value.slice(comma + 1).trimStart(); offer(); });
+  input.addEventListener("input", () => { const comma = several ? -1 : input.value.lastIndexOf(","), whole = split(input.value.slice(0, Math.max(0, comma))); if (whole.length) onPick(whole.join(", ")); if (comma >= 0) input.value = input.value.slice(comma + 1).trimStart(); offer(); });
   input.addEventListener("blur", close);
   input.addEventListener("keydown", (event) => {
     if (!input.value && onEmptyKey && onEmptyKey(event)) { event.preventDefault(); event.stopPropagation(); return; }
@@ -42,7 +51,7 @@ export function tagField({ placeholder, label, id, words, onPick, onEmptyBackspa
       event.preventDefault();
       at = (at + (event.key === "ArrowDown" ? 1 : -1) + offered.length + (at < 0 && event.key === "ArrowUp" ? 1 : 0)) % offered.length;
       draw();
-    } else if (event.key === "Enter") { if (!input.value.trim()) return; event.preventDefault(); pick(at >= 0 ? named(offered[at]) : input.value); }
+    } else if (event.key === "Enter") { if (!input.value.trim() || (several && at < 0)) return; event.preventDefault(); pick(at >= 0 ? named(offered[at]) : input.value); }
     else if (event.key === "Tab" && !list.hidden && offered.length && !event.shiftKey) { event.preventDefault(); pick(named(offered[Math.max(0, at)])); }
     else if (event.key === "Escape") { if (list.hidden) input.blur(); else close(); event.stopPropagation(); }
     else if (event.key === "Backspace" && !input.value && onEmptyBackspace) onEmptyBackspace();
@@ -61,7 +70,7 @@ export function chipsEditor({ words, onAdd, onRemove, onOrder, onEmptyKey }) {
   const box = h("div.ls-chips", { role: "list", "aria-label": "Tags" });
   const field = tagField({
     placeholder: "Add a tag", label: "Add a tag", id: "ls-add-tag", words, onEmptyKey,
-    onPick: (text) => { const place = replaced ? tags.indexOf(replaced) : -1; replaced = ""; onAdd(split(text), place); },
+    onPick: (text) => { const place = replaced ? tags.indexOf(replaced) : -1; replaced = ""; onAdd(split(text), place); return ""; },
     onEmptyBackspace: () => { if (!many && tags.length > locked + 1) onRemove([tags.at(-1)]); },
   });
   field.input.addEventListener("blur", () => { replaced = ""; });

@@ -33,9 +33,13 @@ export async function load(force = false) {
   if (loading) return loading;
   loading = (async () => {
     try {
-      await sending; // what was decided here is on its way: read after it
-      const found = await call("pictures", { project });
-      if (project !== state.project) return;
+      let found, before;
+      do { // what was edited here, also while they were being read, is on its way: read after it
+        before = sending;
+        await before;
+        found = await call("pictures", { project });
+        if (project !== state.project) return;
+      } while (before !== sending);
       columns = found.columns;
       if (found.rows.length !== pictures.all.length) pictures.look = null; // there may be new ones to look at
       pictures.all = found.rows.map(toObject);
@@ -80,8 +84,7 @@ export function editPictures(name, args, message, ahead = null) {
   for (const [image] of before) { Object.assign(image, typeof ahead.values === "function" ? ahead.values(image) : ahead.values); pending.set(image.id, (pending.get(image.id) || 0) + 1); }
   if (ahead) tell();
   const sent = sending.then(() => call(name, { project, ...(typeof args === "function" ? args() : args) }));
-  sending = sent.catch(() => {});
-  return sent.then((answer) => taken(project, answer, before, message), (error) => {
+  const done = sent.then((answer) => taken(project, answer, before, message), (error) => {
     settle(before);
     if (error instanceof Failure && project === pictures.project) {
       for (const [image, was] of before) if (!pending.has(image.id)) Object.assign(image, was);
@@ -89,6 +92,8 @@ export function editPictures(name, args, message, ahead = null) {
     }
     throw error;
   });
+  sending = done.catch(() => {}); // the next one is sent when this one's answer is known here
+  return done;
 }
 
 /** When all edits that were made so far have been answered. */

@@ -18,7 +18,6 @@ const ON_PROSE = ["text", "regex", "trigger", "mojibake", "clear"];
  */
 export function bulkEdit(action, { scopes, words, tag = "", mode = "tags" }) {
   let scope = scopes[0], again = () => {};
-  const picked = [];
   const option = ([value, text]) => h("option", { value }, text);
   const fields = mode === "prose" ? ["prose"] : mode === "both" ? ["caption", "prose"] : ["caption"];
   const prose = fields[0] === "prose";
@@ -26,20 +25,17 @@ export function bulkEdit(action, { scopes, words, tag = "", mode = "tags" }) {
     : [h("optgroup", { label: "Tags" }, Object.entries(TAGS).map(option)), h("optgroup", { label: "Text" }, Object.entries(TEXT).map(option)), h("optgroup", { label: "Whole captions" }, Object.entries(WHOLE).map(option))];
   const what = h("select.ls-input", { id: "ls-bulk-do", "aria-label": "What to do", onchange: () => { drawFields(); again(); } }, groups);
   const text = (id, label, rest = {}) => h("input.ls-input", { type: "text", id, "aria-label": label, placeholder: label, autocomplete: "off", spellcheck: "false", oninput: () => again(), ...rest });
-  const first = tagField({ label: "Tags", placeholder: "Tags, with commas", id: "ls-bulk-tag", words, onPick: (found) => { picked.push(...split(found)); drawPicked(); again(); } });
-  const second = tagField({ label: "New tag", placeholder: "Put this in its place", id: "ls-bulk-new", words, onPick: (found) => setTimeout(() => { second.input.value = found; again(); }) });
+  const first = tagField({ label: "Tags", placeholder: "Tags, with commas", id: "ls-bulk-tag", words, several: true, onPick: (found) => { queueMicrotask(() => again()); return found; } });
+  const second = tagField({ label: "New tag", placeholder: "Put this in its place", id: "ls-bulk-new", words, several: true, onPick: (found) => { queueMicrotask(() => again()); return found; } });
   for (const field of [first, second]) field.input.addEventListener("input", () => again());
   const pattern = text("ls-bulk-pattern", "Look for"), by = text("ls-bulk-by", "Put in its place"), at = h("input.ls-input.ls-bulk-at", { type: "number", id: "ls-bulk-at", value: "1", min: "-100", max: "1000", "aria-label": "Place; 1 is the first behind the trigger, -1 the last", title: "1 is the first behind the trigger, −1 the last", oninput: () => again() });
   const field = h("select.ls-input", { id: "ls-bulk-field", "aria-label": "Which text", onchange: () => again() }, fields.map((name) => option([name, name === "prose" ? "in sentences" : "in tags"])));
-  const chosen = h("span.ls-bulk-picked"), box = h("div.ls-bulk-fields");
+  const box = h("div.ls-bulk-fields");
   const segments = h("div.ls-segments", { role: "group", "aria-label": "Which pictures" });
   const needs = () => (what.value in TAGS ? [first.node, what.value === "rename" && second.node, what.value === "place" && at] : what.value in TEXT ? [pattern, by] : []);
 
-  function drawPicked() {
-    fill(chosen, picked.map((name, place) => h("button.ls-filter", { type: "button", "aria-label": `Without ${name}`, onclick: () => { picked.splice(place, 1); drawPicked(); again(); } }, name, " ×")));
-  }
   function drawFields() {
-    fill(box, what.value in TAGS && chosen, needs(), fields.length > 1 && ON_PROSE.includes(what.value) && field);
+    fill(box, needs(), fields.length > 1 && ON_PROSE.includes(what.value) && field);
     const input = box.querySelector("input");
     if (input) input.focus();
   }
@@ -48,7 +44,7 @@ export function bulkEdit(action, { scopes, words, tag = "", mode = "tags" }) {
   }
   /** The change as the form has it; null while something is missing. */
   function edit() {
-    const kind = what.value, tags = [...picked, ...split(first.input.value)];
+    const kind = what.value, tags = split(first.input.value);
     if (kind in TAGS) {
       if (!tags.length || (kind === "rename" && !second.input.value.trim()) || (kind === "place" && !Number(at.value))) return null;
       return { do: kind, tags, ...(kind === "rename" ? { new: second.input.value.trim() } : {}), ...(kind === "place" ? { at: Number(at.value) } : {}) };
@@ -66,7 +62,6 @@ export function bulkEdit(action, { scopes, words, tag = "", mode = "tags" }) {
       what.value = prose && !ON_PROSE.includes(action) ? "text" : action;
       first.input.value = tag;
       drawScopes();
-      drawPicked();
       setTimeout(() => { drawFields(); again = redo; const full = box.querySelector("#ls-bulk-tag"); if (full && tag && action === "rename") second.input.focus(); });
       return h("div.ls-bulk", null, h("div.ls-row", null, what, segments), box);
     },

@@ -25,7 +25,7 @@ export function tagList({ onChange }) {
     onChange();
   }
   function list() {
-    rows = [...bare.filter((row) => row.count || filter.has(row.key)), ...tagIndex.counts().filter((word) => word.key.includes(search)).map((word) => ({ key: word.key, title: word.name, count: word.count }))];
+    rows = [...bare.filter((row) => (row.count || filter.has(row.key)) && row.title.includes(search)), ...tagIndex.counts().filter((word) => word.key.includes(search)).map((word) => ({ key: word.key, title: word.name, count: word.count }))];
     at = Math.min(at, Math.max(0, rows.length - 1));
     paint();
   }

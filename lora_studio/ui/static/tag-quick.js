@@ -10,7 +10,7 @@ export function quickTags({ tags, words, onSaved, onPress }) {
   function edit() {
     return dialog("Quick tags", (close) => {
       const fields = Array.from({ length: 9 }, (_, place) => {
-        const field = tagField({ label: `Tag of key ${place + 1}`, placeholder: "", words, onPick: (text) => setTimeout(() => { field.input.value = text; const next = fields[place + 1]; if (next) next.input.focus(); }) });
+        const field = tagField({ label: `Tag of key ${place + 1}`, placeholder: "", words, onPick: (text) => { const next = fields[place + 1]; if (next) queueMicrotask(() => next.input.focus()); return text; } });
         field.input.value = tags()[place] || "";
         return field;
       });
