@@ -36,8 +36,8 @@ export function tagList({ onChange }) {
     scroller.setAttribute("aria-activedescendant", `ls-tagrow-${at}`);
     fill(space, rows.slice(first, last).map((row, index) => {
       const place = first + index, chosen = filter.get(row.key);
-      return h("div.ls-tagrow" + (chosen ? (chosen.yes ? ".yes" : ".no") : "") + (place === at ? ".at" : ""), { role: "option", id: `ls-tagrow-${place}`, "aria-selected": String(Boolean(chosen)), "data-place": place, title: "Click: only these. Again: all but these.", style: `top:${place * ROW}px` },
-        h("span.ls-ellipsis" + (row.lacks ? ".ls-warn" : "") + (trigger && row.key === trigger.toLowerCase() ? ".ls-accent" : ""), null, row.title), h("span.ls-faint", null, number(row.count)));
+      return h("div.ls-tagrow" + (chosen ? (chosen.yes ? ".yes" : ".no") : "") + (place === at ? ".at" : ""), { role: "option", id: `ls-tagrow-${place}`, "aria-selected": String(Boolean(chosen)), "data-place": place, "data-count": number(row.count), title: "Click: only these. Again: all but these.", style: `top:${place * ROW}px` },
+        h("span.ls-ellipsis" + (row.lacks ? ".ls-warn" : "") + (trigger && row.key === trigger.toLowerCase() ? ".ls-accent" : ""), null, row.title));
     }));
   }
 
