@@ -108,14 +108,13 @@ def export(
         _refuse_nothing(contents, empty)
         write_bytes(target, _zip(contents))
         return Export(target, len(texted), empty)
-    records = load(project)
-    record = records.get(str(target)) or Record(form, {}, {})
+    record = load(project).get(str(target)) or Record(form, {}, {})
     if form not in LISTS:  # a caption that was emptied here since is emptied there too
         known = {f"{paths[one]}.{form}": one for one in wanted if one in paths}
         contents |= {name: b"" for name in known.keys() & record.files.keys() - contents.keys()}
         of = known
     _refuse_nothing(contents, empty)
-    result = _write(project, target, contents, record, overwrite)
+    result = _write(project, target, contents, of, record, overwrite)
     for name in contents.keys() - set(result.kept):
         record.files[name] = info(target / name, contents[name])
     left = {of[name] for name in result.kept if name in of} if of else wanted if result.kept else set()
@@ -123,7 +122,7 @@ def export(
         if image.id not in left:
             record.base[image.id] = (mark(Texts(image.caption, image.prose)), mark(there[image.id]))
     record.form = form
-    save(project, {**records, str(target): record})
+    save(project, {**load(project), str(target): record})
     return Export(target, len(texted - left), empty, result.kept, result.replaced)
 
 
@@ -145,7 +144,7 @@ def _refuse_nothing(contents: Mapping[str, bytes], empty: int) -> None:
 
 def _there(texts: Texts, plan: Plan, form: Form) -> datasets.Said:
     """What a reader of the export finds of the picture."""
-    return said(texts, plan) if form == "kohya" else datasets.Said(shown(texts, plan))
+    return said(texts, plan) if form == "kohya" else datasets.Said(shown(texts, plan).strip())
 
 
 def _contents(
@@ -181,7 +180,14 @@ class _Written(NamedTuple):
     replaced: Path | None
 
 
-def _write(project: Project, folder: Path, contents: Mapping[str, bytes], record: Record, overwrite: bool) -> _Written:
+def _write(
+    project: Project,
+    folder: Path,
+    contents: Mapping[str, bytes],
+    of: Mapping[str, int],
+    record: Record,
+    overwrite: bool,
+) -> _Written:
     """Write what differs from what is there, and nothing that others made or changed, unless told to."""
     new: dict[Path, bytes] = {}
     foreign: dict[str, bytes] = {}
@@ -196,7 +202,7 @@ def _write(project: Project, folder: Path, contents: Mapping[str, bytes], record
         if there == data:
             continue
         new[path] = data
-        if there is not None and record.files.get(name, {}).get("sha256") != hashlib.sha256(there).hexdigest():
+        if there is not None and not _ours(there, name, of.get(name), record):
             foreign[name] = there
     if not overwrite:
         left = {folder / name for name in foreign}
@@ -207,6 +213,14 @@ def _write(project: Project, folder: Path, contents: Mapping[str, bytes], record
         write_all({replaced / name: data for name, data in foreign.items()})
     write_all(new)
     return _Written((), replaced)
+
+
+def _ours(there: bytes, name: str, image_id: int | None, record: Record) -> bool:
+    """Whether what is there is what we wrote, be it in another encoding or with another end of the line."""
+    if record.files.get(name, {}).get("sha256") == hashlib.sha256(there).hexdigest():
+        return True
+    known = record.base.get(image_id, ("", ""))[1] if image_id is not None else ""
+    return known == mark(datasets.Said(captions.decode_text(there).strip()))
 
 
 def _read(path: Path) -> bytes | None:
@@ -375,7 +389,7 @@ def _match(
             continue
         used.add(place)
         try:
-            text = datasets.Said(captions.decode_text(texts[place].read(datasets.MAX_TEXT)))
+            text = datasets.Said(captions.decode_text(texts[place].read(datasets.MAX_TEXT)).strip())
         except (OSError, ImageError) as error:
             found.problems.append((texts[place].name, str(error)))
             continue

@@ -321,6 +321,16 @@ def test_of_a_conflict_ours_can_stay_and_is_written_there_next(projects, out, fo
     assert "zorbi, ours" in "".join(files(out).values())
 
 
+def test_a_file_saved_anew_with_another_encoding_and_end_of_line_is_still_ours(projects, out):
+    project = project_of(projects, {"a.png": "zorbi, café"})
+    sidecars.export(project, out)
+    (out / "a.txt").write_bytes("zorbi, café\r\n".encode("utf-16"))
+    offer = watching.offer(project, out)
+    assert offer.changes == offer.conflicts == ()
+    captioning.set_text(project, 1, "zorbi, tea")
+    assert sidecars.export(project, out).kept == () and files(out) == {"a.txt": "zorbi, tea"}
+
+
 def test_new_emptied_and_missing_files_are_told_apart(projects, tmp_path):
     project = project_of(projects, {"a.png": "zorbi, a", "b.png": "zorbi, b", "new.png": "", "own.png": ""})
     folder = tmp_path / "out"
