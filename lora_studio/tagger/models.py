@@ -61,39 +61,40 @@ class Card:
     """Whether it is on this disk, so that nothing is fetched."""
 
 
+HUB, SLOW, SLOWEST = "Hugging Face hub", "slow without a GPU", "very slow without a GPU"
 WD_ABOUT = "Booru tags, characters and ratings, by SmilingWolf. The usual choice for drawn pictures."
 WORDS = "Matches pictures against any list of words, for photos and drawings. Less sure than a tagger trained on tags."
 SAYS = "Writes a sentence. Good where the base reads sentences."
 CARDS = (
     Card("starter", "starter", "Starter", "Ships with the studio and knows the pictures of its samples: to try things "
-         "out. Not for your own photos or drawings.", 3_056_086, "hundreds of pictures a second", "Apache-2.0",
+         "out. Not for your own photos or drawings.", 3_056_086, "very fast", "CC0 1.0",
          "the studio itself"),
     Card("SmilingWolf/wd-eva02-large-tagger-v3", "wd", "WD EVA02 large v3", f"{WD_ABOUT} The surest of the five.",
-         1_260_751_028, "slow without a GPU", "Apache-2.0", "Hugging Face hub"),
+         1_260_751_028, SLOWEST, "Apache-2.0", HUB),
     Card("SmilingWolf/wd-vit-large-tagger-v3", "wd", "WD ViT large v3", WD_ABOUT, 1_260_136_884,
-         "slow without a GPU", "Apache-2.0", "Hugging Face hub"),
-    Card("SmilingWolf/wd-swinv2-tagger-v3", "wd", "WD SwinV2 v3", WD_ABOUT, 392_105_364, "medium", "Apache-2.0",
-         "Hugging Face hub"),
-    Card("SmilingWolf/wd-convnext-tagger-v3", "wd", "WD ConvNext v3", WD_ABOUT, 394_795_956, "medium", "Apache-2.0",
-         "Hugging Face hub"),
+         SLOWEST, "Apache-2.0", HUB),
+    Card("SmilingWolf/wd-swinv2-tagger-v3", "wd", "WD SwinV2 v3", WD_ABOUT, 392_105_364, SLOW, "Apache-2.0",
+         HUB),
+    Card("SmilingWolf/wd-convnext-tagger-v3", "wd", "WD ConvNext v3", WD_ABOUT, 394_795_956, SLOW, "Apache-2.0",
+         HUB),
     Card("SmilingWolf/wd-vit-tagger-v3", "wd", "WD ViT v3", f"{WD_ABOUT} The quickest of the five.", 378_403_252,
-         "medium", "Apache-2.0", "Hugging Face hub"),
-    Card("timm/ViT-B-16-SigLIP2", "zero_shot", "SigLIP 2 B/16", WORDS, 0, "medium", "Apache-2.0", "Hugging Face hub"),
+         SLOW, "Apache-2.0", HUB),
+    Card("timm/ViT-B-16-SigLIP2", "zero_shot", "SigLIP 2 B/16", WORDS, 0, SLOW, "Apache-2.0", HUB),
     Card("timm/ViT-SO400M-14-SigLIP-384", "zero_shot", "SigLIP SO400M/14", f"{WORDS} The surest of these.", 0,
-         "slow without a GPU", "Apache-2.0", "Hugging Face hub"),
+         SLOWEST, "Apache-2.0", HUB),
     Card("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "zero_shot", "CLIP B/32", f"{WORDS} The quickest of these.", 0,
-         "fast", "MIT", "Hugging Face hub"),
-    Card("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "zero_shot", "CLIP L/14", WORDS, 0, "slow without a GPU", "MIT",
-         "Hugging Face hub"),
+         "fast", "MIT", HUB),
+    Card("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "zero_shot", "CLIP L/14", WORDS, 0, SLOWEST, "MIT",
+         HUB),
     Card("laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", "captioner", "CoCa L/14",
-         f"{SAYS} Short and plain; cannot be asked.", 0, "slow without a GPU", "MIT", "Hugging Face hub", "sentences"),
+         f"{SAYS} Short and plain; cannot be asked.", 0, SLOWEST, "MIT", HUB, "sentences"),
     Card("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "captioner", "SmolVLM2 2.2B", f"{SAYS} Follows your instructions.", 0,
-         "needs a GPU", "Apache-2.0", "Hugging Face hub", "sentences"),
+         "needs a GPU", "Apache-2.0", HUB, "sentences"),
     Card("Qwen/Qwen2.5-VL-7B-Instruct", "captioner", "Qwen2.5-VL 7B",
          f"{SAYS} Follows your instructions closely; needs about 18 GB of GPU memory.", 0, "needs a GPU", "Apache-2.0",
-         "Hugging Face hub", "sentences"),
+         HUB, "sentences"),
     Card("florence-community/Florence-2-base", "captioner", "Florence-2 base",
-         f"{SAYS} Small; takes its own task words as instructions.", 0, "medium", "MIT", "Hugging Face hub",
+         f"{SAYS} Small; takes its own task words as instructions.", 0, SLOW, "MIT", HUB,
          "sentences"),
 )  # fmt: skip
 """Sizes of WD models are counted from their architectures (timm) with 10,861 tags in float32."""

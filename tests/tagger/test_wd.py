@@ -118,7 +118,7 @@ FAULTS = {
     "another model": (lambda folder: _config(folder, architecture="resnet18", model_args={}), "does not fit"),
     "a name that leads elsewhere": (
         lambda folder: _config(folder, architecture="hf-hub:zorbi/tiny"),
-        "no model that timm",
+        "none of its architectures",
     ),
     "a file beside": (lambda folder: _config(folder, model_args={"checkpoint_path": "evil.pth"}), "from elsewhere"),
     "no such model": (lambda folder: _config(folder, architecture="vit_of_nowhere"), "no model that timm"),
