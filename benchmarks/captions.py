@@ -29,7 +29,7 @@ from lora_studio.steps.rows import rows
 PICTURES = 10_000
 VOCABULARY = 2_000
 TAGS = 15
-TURNS = 7
+TURNS = 5
 
 
 def project_of(root: Path) -> Project:
@@ -142,8 +142,7 @@ def main() -> None:
                 "filters": lambda: filtering(project),
             }.items():
                 turns.setdefault(title, []).append(work())
-        for number in range(3):
-            turns.setdefault("files", []).append(files(project, root / f"out{number}"))
+        turns["files"] = [files(project, root / "out")]
     found = {
         title: {part: round(statistics.median(turn[part] for turn in each), 1) for part in each[0]}
         for title, each in turns.items()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.common import machine, markdown, save
 from lora_studio.core.jobs import Jobs
-from lora_studio.steps import conception, gathering, tagging, training
+from lora_studio.steps import caption_edits, conception, gathering, training
+from lora_studio.steps.caption_edits import CaptionEdit
 
 PARTS = ("process and imports", "load the base", "pictures and texts", "adapter and first step")
 
@@ -22,7 +23,7 @@ def run(folder: Path, times: int) -> dict[str, list[float]]:
     """Seconds of each part, for each run on the same project; the first fills the caches."""
     project, jobs = conception.from_sample(folder, "character"), Jobs(folder)
     gathering.gather(project, [conception.sample("character").pictures])
-    tagging.add_tags(project, [image.id for image in project.images()], ["zorbi", "voxel art", "smile", "red shirt"])
+    caption_edits.apply(project, None, CaptionEdit(do="add", tags=("zorbi", "voxel art", "smile", "red shirt")))
     config = training.recommended(project).with_changes(
         {"run.epochs": 1, "data.repeats": 1, "run.sample_every_epochs": 0}
     )

@@ -12,7 +12,7 @@ import pytest
 
 from lora_studio.core.jobs import Jobs
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import gathering, tagging
+from lora_studio.steps import captioning, gathering, tagging
 from tests.conftest import draw_picture
 from tests.tagger.tiny_tagger import build
 from tests.test_cli_curate import answer, studio
@@ -70,7 +70,7 @@ def test_for_people_a_dry_run_shows_the_first_changes_by_name(projects, project)
 
 @pytest.mark.parametrize("mode", ["empty", "append", "replace", "union"])
 def test_each_way_to_merge_is_one_option(projects, project, mode):
-    tagging.add_tags(project, [1], ["zorbi", "mine"])
+    captioning.set_text(project, 1, "zorbi, mine")
     found = answer("tag", "a", "--resume", "--mode", mode, projects=projects)
     first = texts(project)[0].split(", ")
     assert first[0] == "zorbi" and ("mine" in first) == (mode != "replace")

@@ -22,7 +22,8 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Jobs
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
-from lora_studio.steps import conception, gathering, tagging, training
+from lora_studio.steps import caption_edits, conception, gathering, tagging, training
+from lora_studio.steps.caption_edits import CaptionEdit
 from lora_studio.tagger.config import TagConfig
 from tests.conftest import draw_picture
 
@@ -197,7 +198,7 @@ with project.edit("all") as edit:
     assert ended.returncode == -signal.SIGKILL
     assert {image.caption for image in project.images()} == {""}
     assert project.undo_label() is None
-    tagging.add_tags(project, [image.id for image in project.images()], ["whole"])
+    caption_edits.apply(project, None, CaptionEdit(do="add", tags=("whole",)))
     assert project.undo() is not None
 
 
@@ -222,7 +223,7 @@ def ready(
     """A captioned project on the tiny base, and a short training that saves after every epoch."""
     project = Project.create(projects, Plan(name="x", trigger="x", base=str(tiny_base)))
     gathering.gather(project, [picture_folder(4, size=(40, 40))])
-    tagging.add_tags(project, [image.id for image in project.images()], ["x", "red"])
+    caption_edits.apply(project, None, CaptionEdit(do="add", tags=("x", "red")))
     yield project, Jobs(projects), TrainConfig().with_changes({"base.model": str(tiny_base), **SHORT})
     for job in Jobs(projects).all():
         if job.is_alive:

@@ -59,23 +59,10 @@ def has_word(text: str, word: str) -> bool:
     )
 
 
-def add(caption: str, tags: Iterable[str]) -> str:
-    """The caption with `tags` appended where they are missing."""
-    return join([*split(caption), *tags])
-
-
 def remove(caption: str, tags: Iterable[str]) -> str:
     """The caption without `tags` (ignoring case)."""
     gone = {tag.casefold() for tag in tags}
     return join(tag for tag in split(caption) if tag.casefold() not in gone)
-
-
-def replace(caption: str, old: str, new: Iterable[str]) -> str:
-    """The caption with `old` replaced by the tags `new` at its place (ignoring case)."""
-    result: list[str] = []
-    for tag in split(caption):
-        result += list(new) if tag.casefold() == old.casefold() else [tag]
-    return join(result)
 
 
 def joined(caption: str, prose: str) -> str:

@@ -94,13 +94,16 @@ def changed_since() -> UserError:
 def set_text(project: Project, image_id: int, text: str, before: str | None = None, field: Field = "caption") -> str:
     """Replace one text of a picture; returns it tidied: tags without repeats, sentences without blanks at their ends.
 
-    `before` is what the writer saw. Raises Conflict when that is not what stands there any more.
+    `before` is what the writer saw. Raises Conflict when that is not what stands there any more, and UserError for a
+    text that is too long.
     """
     image = project.image(image_id)
     now = getattr(image, field)
     if before is not None and now != before:
         raise Conflict(image.name, now)
-    text = text[:MAX_LENGTH]
+    if len(text) > MAX_LENGTH:
+        raise UserError(f"This caption is {len(text)} letters long.", f"At most {MAX_LENGTH} are kept: shorten it.")
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()  # halves of signs cannot be stored
     tidy = captions.join(captions.split(text)) if field == "caption" else text.strip()
     with project.edit("Edit a caption") as edit:
         edit.set(image_id, **{field: tidy})

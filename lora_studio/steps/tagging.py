@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +44,7 @@ def recommended(project: Project) -> TagConfig:
     return TagConfig(models=(project.plan.tagger,), skip_categories=SKIPPED.get(project.plan.kind, ()))
 
 
-# --- the job --------------------------------------------------------------------------------------------------------
+# --- the job -------------------------------------------------------------------------------------------------------
 
 
 def tag_job(project: Project, config: TagConfig, ids: Iterable[int] | None = None) -> TagJob:
@@ -328,72 +328,7 @@ def _categories(path: Path, time_ns: int) -> dict[str, str]:
     return dict(zip(found.names, found.categories, strict=True))
 
 
-# --- edits over many captions -----------------------------------------------------------------------------------------
-
-
-def set_caption(project: Project, image_id: int, caption: str) -> str:
-    """Replace one caption; returns it tidied."""
-    tidy = captions.join(captions.split(caption[:20_000]))
-    with project.edit("Edit a caption") as edit:
-        edit.set(image_id, caption=tidy)
-    return tidy
-
-
-def add_tags(project: Project, ids: Iterable[int], tags: Iterable[str]) -> int:
-    """Append tags where they are missing; returns how many captions changed."""
-    added = captions.unique(tag.strip() for tag in tags)
-    return _each(project, ids, f"Add {', '.join(added)}", lambda caption: captions.add(caption, added))
-
-
-def remove_tags(project: Project, ids: Iterable[int], tags: Iterable[str]) -> int:
-    """Take tags out; returns how many captions changed."""
-    gone = captions.unique(tag.strip() for tag in tags)
-    return _each(project, ids, f"Remove {', '.join(gone)}", lambda caption: captions.remove(caption, gone))
-
-
-def prune(project: Project, tag: str) -> int:
-    """Take a tag out of every caption, those of rejected pictures too, so that the trigger takes over what it says;
-    returns how many captions changed."""
-    tag = tag.strip()
-    everywhere = [image.id for image in project.images()]
-    return _each(project, everywhere, f"Prune {tag}", lambda caption: captions.remove(caption, [tag]))
-
-
-def replace_tag(project: Project, ids: Iterable[int], old: str, new: str) -> int:
-    """Put `new` (one tag or several with commas) where `old` stands; returns how many captions changed."""
-    fresh = captions.split(new)
-    return _each(project, ids, f"Replace {old} by {new}", lambda caption: captions.replace(caption, old.strip(), fresh))
-
-
-def trigger_first(project: Project, ids: Iterable[int]) -> int:
-    """Put the plan's trigger in front of captions; returns how many changed."""
-    trigger = project.plan.trigger
-    if not trigger:
-        raise UserError("This project has no trigger word.", "Name one in Conception.")
-
-    def change(caption: str) -> str:
-        return captions.join(captions.with_trigger_first(captions.split(caption), trigger))
-
-    return _each(project, ids, f"Put {trigger} first", change)
-
-
-def _each(project: Project, ids: Iterable[int], label: str, change: Callable[[str], str]) -> int:
-    wanted = set(ids)
-    with project.edit(label[:80]) as edit:
-        for image in project.images():
-            if image.id in wanted and change(image.caption) != image.caption:
-                edit.set(image.id, caption=change(image.caption))
-        return len(edit.changes)
-
-
-def preview_replace(project: Project, ids: Iterable[int], old: str) -> int:
-    """How many captions of `ids` hold the tag `old`."""
-    wanted, tag = set(ids), old.strip().casefold()
-    return sum(
-        tag in (part.casefold() for part in captions.split(image.caption))
-        for image in project.images()
-        if image.id in wanted
-    )
+# --- what the captions say --------------------------------------------------------------------------------------------
 
 
 def counts(project: Project) -> list[tuple[str, int]]:

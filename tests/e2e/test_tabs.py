@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import gathering, tagging, testing
+from lora_studio.steps import captioning, gathering, testing
 from lora_studio.steps.grid import keep_cells
 from tests.conftest import draw_picture
 
@@ -102,7 +102,7 @@ def test_dropped_files_are_taken_in_with_their_captions(page, watch, project):
 
 def test_a_bulk_replace_says_what_it_will_do_and_is_undone(page, watch, project):
     for image in project.images():
-        tagging.set_caption(project, image.id, f"zorbi, {'red hat' if image.id <= 5 else 'cap'}, thing {image.id}")
+        captioning.set_text(project, image.id, f"zorbi, {'red hat' if image.id <= 5 else 'cap'}, thing {image.id}")
     before = [image.caption for image in project.images()]
     page.show("tagging")
     page.locator("#ls-bulk-replace:enabled").click()
@@ -120,7 +120,7 @@ def test_a_bulk_replace_says_what_it_will_do_and_is_undone(page, watch, project)
 
 def test_a_competing_tag_is_pruned_with_one_click_and_one_undo(page, watch, project):
     for image in project.images():
-        tagging.set_caption(project, image.id, f"zorbi, green hair, thing {image.id}")
+        captioning.set_text(project, image.id, f"zorbi, green hair, thing {image.id}")
     before = [image.caption for image in project.images()]
     page.show("tagging")
     page.get_by_role("button", name="Prune green hair", exact=True).click()

@@ -6,7 +6,8 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.jobs import Jobs
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
-from lora_studio.steps import conception, curation, gathering, tagging
+from lora_studio.steps import caption_edits, captioning, conception, curation, gathering, tagging
+from lora_studio.steps.caption_edits import CaptionEdit
 from tests.core.test_project import add
 
 
@@ -55,7 +56,7 @@ def test_the_taggers_answers_come_in_with_the_trigger_first_and_the_pruned_tags_
     [("empty", "zorbi, hat"), ("append", "zorbi, hat, smile"), ("replace", "zorbi, smile")],
 )
 def test_the_modes_of_merging(project, mode, expected):
-    tagging.set_caption(project, 1, "zorbi, hat")
+    captioning.set_text(project, 1, "zorbi, hat")
     tagging.apply(project, results(project, [answer(1, "smile")]), mode)
     assert captions(project)[0] == expected
 
@@ -65,26 +66,12 @@ def test_no_results_is_a_failure(project):
         tagging.apply(project, project.new_folder("jobs", "tag"))
 
 
-def test_bulk_edits_change_only_their_pictures_and_are_one_undo(project):
-    for image in project.images():
-        tagging.set_caption(project, image.id, "smile, red hat")
-    before = captions(project)
-    assert tagging.preview_replace(project, [1, 2], "RED HAT") == 2
-    assert tagging.replace_tag(project, [1, 2], "red hat", "red cap, cap") == 2
-    assert captions(project) == ["smile, red cap, cap"] * 2 + before[2:]
-    project.undo()
-    assert captions(project) == before
-    assert tagging.trigger_first(project, [3]) == 1 and captions(project)[2] == "zorbi, smile, red hat"
-    assert tagging.add_tags(project, [1, 2, 3, 4], ["smile"]) == 0
-    assert tagging.remove_tags(project, [4], ["smile", "red hat"]) == 1 and captions(project)[3] == ""
-
-
 def test_a_pruned_tag_leaves_every_caption_and_comes_back_with_one_undo(project):
     for image in project.images():
-        tagging.set_caption(project, image.id, "zorbi, Green Hair, smile" if image.id < 4 else "zorbi, smile")
+        captioning.set_text(project, image.id, "zorbi, Green Hair, smile" if image.id < 4 else "zorbi, smile")
     curation.reject(project, [1])
     before = captions(project)
-    assert tagging.prune(project, "green hair ") == 3
+    assert caption_edits.apply(project, None, CaptionEdit(do="prune", tags=("green hair ",))) == [1, 2, 3]
     assert captions(project) == ["zorbi, smile"] * 4 and project.undo_label() == "Prune green hair"
     project.undo()
     assert captions(project) == before
@@ -94,19 +81,19 @@ def test_what_the_judge_offers_to_prune_no_longer_competes_once_it_is_pruned(pro
     for colour in ("navy", "olive", "teal", "maroon"):
         add(project, colour)
     for image in project.images():
-        tagging.set_caption(project, image.id, f"zorbi, green hair, thing {image.id}")
+        captioning.set_text(project, image.id, f"zorbi, green hair, thing {image.id}")
 
     def offered() -> list[str]:
         return [tag for finding in tagging.findings(project) for tag in finding.evidence.get("share", {})]
 
     assert offered() == ["green hair"]
-    tagging.prune(project, offered()[0])
+    caption_edits.apply(project, None, CaptionEdit(do="prune", tags=(offered()[0],)))
     assert offered() == []
 
 
 def test_counts_leave_out_the_rejected(project):
     for image in project.images():
-        tagging.set_caption(project, image.id, "smile" if image.id % 2 else "smile, hat")
+        captioning.set_text(project, image.id, "smile" if image.id % 2 else "smile, hat")
     curation.reject(project, [2])
     assert tagging.counts(project) == [("smile", 3), ("hat", 1)]
 

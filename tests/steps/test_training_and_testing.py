@@ -16,7 +16,7 @@ from lora_studio.core.progress import Step, Validation
 from lora_studio.core.project import Plan, Project
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.convert import read_raw
-from lora_studio.steps import curation, gathering, tagging, testing, training
+from lora_studio.steps import captioning, curation, gathering, testing, training
 from lora_studio.steps.grid import keep_cells, kept_cells
 from tests.conftest import draw_picture
 from tests.tiny import make_base
@@ -48,7 +48,7 @@ def project(tmp_path, tiny_base) -> Project:
         (folder / f"{seed}.png").write_bytes(draw_picture(seed, (40, 40)))
     gathering.gather(project, [folder])
     for image in project.images():
-        tagging.set_caption(project, image.id, f"zorbi, tag {image.id}")
+        captioning.set_text(project, image.id, f"zorbi, tag {image.id}")
     return project
 
 
@@ -82,7 +82,7 @@ def test_a_run_makes_the_steps_that_the_plan_promised_and_shows_them(project, co
 def test_the_snapshot_leaves_out_the_rejected_and_later_edits(project, config):
     curation.reject(project, [1])
     _, run = trained(project, config)
-    tagging.set_caption(project, 2, "changed")
+    captioning.set_text(project, 2, "changed")
     images = json.loads((project.folder / "runs" / run / "dataset.json").read_text())["images"]
     assert [image["id"] for image in images] == ["2", "3", "4", "5"] and images[0]["caption"] == "zorbi, tag 2"
 

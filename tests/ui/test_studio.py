@@ -6,7 +6,7 @@ import pytest
 
 from lora_studio.core.looks import Looks
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import curation, looking, tagging
+from lora_studio.steps import captioning, curation, looking
 from lora_studio.ui.studio import Studio
 from tests.core.test_project import add
 
@@ -33,7 +33,7 @@ def test_a_keep_asks_for_no_new_audit_but_all_that_it_depends_on_does(studio, pr
     changes = [
         lambda: curation.reject(project, [4]),
         lambda: curation.set_crop(project, 1, (0, 0, 0.5, 1)),
-        lambda: tagging.set_caption(project, 1, "zorbi, hat"),
+        lambda: captioning.set_text(project, 1, "zorbi, hat"),
         lambda: project.save_plan(project.plan.model_copy(update={"kind": "style"})),
         lambda: Looks(project.folder).put(looking.FACES, {project.image(1).sha256: b"[]"}),
         lambda: curation.keep(project, [3]),  # one of two copies
@@ -68,7 +68,7 @@ def test_the_studio_proposes_what_the_step_proposes(studio, project):
 def test_the_step_bar_needs_no_new_audit_after_an_edit_but_sees_new_pictures(studio, project):
     assert studio.facts(project, []).undecided == 1
     first = studio.audit(project)
-    tagging.set_caption(project, 1, "zorbi, hat")
+    captioning.set_text(project, 1, "zorbi, hat")
     curation.reject(project, [4])
     assert studio.facts(project, []).undecided == 1 and studio._memory[project.slug, "audit"][1] is first
     add(project, "brown", phash=0, signature=bytes(192))  # a copy of the first

@@ -123,7 +123,7 @@ def fields() -> list[dict[str, str]]:
     """The words of the filter language with what they mean, and how they are written: `{"name", "text", "example"}`."""
     signs = {"numbers": " < ", "words": ":", "states": "", "flags": ""}
     found = {
-        name: {"name": name, "text": about, "example": name + signs[group]}
+        name: {"name": name, "text": about, "example": "has:trigger" if name == "has" else name + signs[group]}
         for group, words in filters.help_table().items()
         for name, about in words.items()
     }

@@ -57,7 +57,7 @@ def _read(studio: Studio) -> dict[str, Any]:
     def find(project: str, text: str, sort: str = "", down: bool = False) -> dict[str, Any]:
         opened = studio.open(project)
         every = [row for row in _rows(studio, opened, text) if row.image.used]
-        ids = filters.select(every, filters.parse(text))
+        ids = filters.select(every, filters.parse(text, every))
         return {"ids": filters.order(opened, ids, sort, down, every) if sort else ids}
 
     def token_counts(project: str, caption: Text, prose: Text) -> dict[str, Any]:
