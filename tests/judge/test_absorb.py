@@ -49,6 +49,12 @@ def test_a_trait_that_varies_by_the_plan_is_kept():
     assert actions(found) == {"red eyes": "prune", "long hair": "keep", "red hair": "keep"}
 
 
+def test_a_word_that_names_the_tag_itself_weighs_more_than_one_that_names_its_kind():
+    both = Answers("zorbi", defining=("twintails", "shirt"), varies=("hair", "clothes"))
+    found = judged(repeated(("red shirt", 15), ("twintails", 15), ("long hair", 6)), answers=both)
+    assert actions(found) == {"twintails": "prune", "red shirt": "keep"}
+
+
 def test_the_taggers_other_word_for_a_defining_trait_is_pruned_too():
     found = judged(repeated(("long hair", 6), ("bald", 1)))
     assert actions(found) == {"long hair": "prune"} and "The plan says twintails" in why(found, "long hair")
