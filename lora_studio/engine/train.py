@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ from lora_studio.engine.shards import Shards
 from lora_studio.engine.state import State, newest_state
 from lora_studio.engine.tokens import CHUNK
 from lora_studio.engine.trainer import Trainer, refuse_broken_base
-from lora_studio.engine.wording import varies
+from lora_studio.engine.wording import has_wildcards, varies
 
 if TYPE_CHECKING:
     from lora_studio.engine.fsdp import Spread
@@ -159,13 +159,14 @@ def refuse_impossible(job: TrainJob, base: Path, pictures: list[Picture], world:
     all that speaks against these settings."""
     config, family = job.settings, usable_base(base).family
     plan = plan_for(pictures, config, world)
+    words = [picture.words.led for picture in pictures if not picture.regularization]
     facts = checks.Facts(
         family=family,
         text_layers=checks.text_layers(base, family),
         device=choose_precision("fp32", 0).device.type,
         trigger=job.trigger,
-        captions=tuple(picture.caption for picture in pictures if not picture.regularization),
-        prose=tuple(picture.prose for picture in pictures if not picture.regularization),
+        captions=tuple(one.caption for one in words),
+        prose=tuple(one.prose for one in words),
         steps=plan.steps,
         batches=plan.batches_per_epoch,
         processes=world,
@@ -289,17 +290,27 @@ def text_states(
 
 
 def most_tokens(pictures: list[Picture], config: DataConfig, num_tokens: Callable[[list[str]], list[int]]) -> int:
-    """At least as many tokens as the longest caption can have, in whatever order its tags come up.
+    """At least as many tokens as the longest caption can have, whatever is drawn of it and in whatever order.
 
-    Signs that stand side by side may be one token (`),`) and apart two, so tags and commas are counted one by one
-    where they are mixed.
+    Signs that stand side by side may be one token (`),`) and apart two, so tags and commas are counted one by one where
+    they are mixed; a choice of a wildcard may make one more of the word it is a part of.
     """
-    every = [(picture.words, shown) for picture in pictures for shown in picture.words.alternatives(config)]
-    longest = max(num_tokens([shown.text for _, shown in every]), default=0)
-    mixed = [[*tags.split(shown.tags), shown.prose] for words, shown in every if varies(words, config)]
-    parts = list(dict.fromkeys(part for row in mixed for part in row))
+    every = [picture.words for picture in pictures]
+    most = max(num_tokens([words.whole(config).text for words in every]), default=0)
+    rows: list[tuple[int, list[str]]] = []
+    for words in (words for words in every if varies(words, config)):
+        asked: list[int] = []
+
+        def longest(choices: Sequence[str], asked: list[int] = asked) -> int:
+            asked.append(len(choices))
+            counts = num_tokens(list(choices))
+            return counts.index(max(counts))
+
+        shown = words.chosen(longest).led if has_wildcards(words, config) else words.led
+        rows.append((len(asked), [*tags.split(shown.caption), *filter(None, [shown.prose])]))
+    parts = list(dict.fromkeys(part for _, row in rows for part in row))
     lengths = dict(zip(parts, num_tokens(parts), strict=True))
-    return max([longest, *(sum(lengths[part] for part in row) + len(row) - 1 for row in mixed)])
+    return max([most, *(sum(lengths[part] for part in row) + len(row) - 1 + more for more, row in rows)])
 
 
 def sample_drawer(

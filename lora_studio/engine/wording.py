@@ -6,11 +6,14 @@ A function of seed, epoch and picture alone, so that a resumed run goes on as it
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lora_studio.core import captions
 from lora_studio.engine.config import DataConfig, TrainConfig
+
+Pick = Callable[[Sequence[str]], int]
+"""Says which of the choices of a wildcard is taken, from 0."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Words:
             return replace(self, prose=_led_prose(self.prose, self.trigger))
         return replace(self, caption=_led_tags(self.caption, self.trigger))
 
+    def chosen(self, pick: "Pick") -> "Words":
+        """The same with one choice of each wildcard."""
+        return replace(self, caption=choose(self.caption, pick), prose=choose(self.prose, pick))
+
     def whole(self, config: DataConfig) -> "Shown":
         """All of it, without chance: of each wildcard the first choice."""
         return self.alternatives(config)[0]
@@ -44,17 +51,17 @@ class Words:
             return [Shown(led.caption, led.prose, self.trigger)]
         most = 1
 
-        def nth(number: int) -> Callable[[int], int]:
-            def pick(choices: int) -> int:
+        def nth(number: int) -> Pick:
+            def pick(choices: Sequence[str]) -> int:
                 nonlocal most
-                most = max(most, choices)
-                return number % choices
+                most = max(most, len(choices))
+                return number % len(choices)
 
             return pick
 
         found: list[Shown] = []
         while len(found) < most:
-            led = _drawn(self, nth(len(found))).led
+            led = self.chosen(nth(len(found))).led
             found.append(Shown(led.caption, led.prose, self.trigger))
         return found
 
@@ -103,7 +110,7 @@ def vary(words: Words, config: DataConfig, chance: random.Random) -> Shown:
     if chance.random() < config.caption_dropout:
         return Shown("", "", words.trigger, tuple(captions.split(words.led.caption)))
     if has_wildcards(words, config):
-        words = _drawn(words, chance.randrange)
+        words = words.chosen(lambda choices: chance.randrange(len(choices)))
     words = words.led
     if not words.caption or not (config.shuffle_tags or config.tag_dropout):
         return Shown(words.caption, words.prose, words.trigger)
@@ -180,8 +187,8 @@ def has_wildcards(words: Words, config: DataConfig) -> bool:
     return config.wildcards and any("{" in text and "|" in text for text in (words.caption, words.prose))
 
 
-def choose(text: str, pick: Callable[[int], int]) -> str:
-    """The text with one of `a` and `b` where `{a|b}` stands; `pick` is given how many there are and says which, from 0.
+def choose(text: str, pick: Pick) -> str:
+    """The text with one of `a` and `b` where `{a|b}` stands; `pick` is given the choices and says which, from 0.
 
     They nest, inner ones first. Braces without a bar or without a partner are text.
     """
@@ -192,15 +199,11 @@ def choose(text: str, pick: Callable[[int], int]) -> str:
         elif piece == "|" and len(levels) > 1:
             levels[-1].append([])
         elif piece == "}" and len(levels) > 1:
-            choices = levels.pop()
-            levels[-1][-1] += choices[pick(len(choices))] if len(choices) > 1 else ["{", *choices[0], "}"]
+            choices = ["".join(choice) for choice in levels.pop()]
+            levels[-1][-1].append(choices[pick(choices)] if len(choices) > 1 else f"{{{choices[0]}}}")
         else:
             levels[-1][-1].append(piece)
     pieces = levels[0][0]
     for choices in levels[1:]:  # never closed
         pieces += ["{", "|".join("".join(choice) for choice in choices)]
     return "".join(pieces)
-
-
-def _drawn(words: Words, pick: Callable[[int], int]) -> Words:
-    return replace(words, caption=choose(words.caption, pick), prose=choose(words.prose, pick))

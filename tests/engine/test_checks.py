@@ -31,7 +31,6 @@ IMPOSSIBLE: list[tuple[dict[str, Any], Facts, str]] = [
     ({"sample.width": 16}, SD1, "sample.width 16: .* 32 pixels"),
     ({"sample.seed": 2**31 - 1}, SD1, "sample.seed 2147483647"),
     ({"objective.preservation": 1.0}, Facts(trigger=""), "objective.preservation: there is no trigger"),
-    ({"objective.preservation": 1.0}, Facts(trigger="abc", captions=("red",)), "no caption holds the trigger abc"),
 ]  # fmt: skip
 POSSIBLE: list[tuple[dict[str, Any], Facts]] = [
     ({}, SD1),
@@ -39,6 +38,7 @@ POSSIBLE: list[tuple[dict[str, Any], Facts]] = [
     ({"optimizer.text_encoder_2_lr": 1e-4, "run.clip_skip": 11, "optimizer.kind": "adamw8bit"}, SDXL),
     ({"run.precision": "fp16"}, SDXL),
     ({"objective.preservation": 1.0}, TAGGED),
+    ({"objective.preservation": 1.0}, Facts(trigger="abc", captions=("red",))),  # the trigger leads it in training
     ({"objective.preservation": 1.0, "objective.preservation_prompts": ["a dog"]}, Facts(trigger="")),
     ({"objective.mask_outside": 0.5}, SD1),
     ({"adapter.init": "loftq", "run.quantize": "fp8"}, SD1),
@@ -88,6 +88,9 @@ ODD: list[tuple[dict[str, Any], Facts, str]] = [
     ({"data.keep_tokens": 3}, TAGGED, "data.keep_tokens 3"),
     ({"data.balance": ["Blue", "green"]}, TAGGED, "no caption has green."),
     ({}, Facts(captions=("red", " ")), "1 of 2 pictures have an empty caption."),
+    ({}, Facts(captions=("", ""), prose=("A hat.", "")), "1 of 2 pictures have an empty caption."),
+    ({"data.balance": ["hat", "cap"]}, Facts(captions=("",), prose=("In a Hat.",)), "no caption has cap."),
+    ({"data.tag_dropout": 0.1}, Facts(captions=("",), prose=("In a hat.",)), "there are no tags"),
 ]  # fmt: skip
 
 
@@ -107,6 +110,7 @@ def test_what_is_probably_not_meant_is_told_and_let_through(changes: dict[str, A
         ({"data.keep_tokens": 2}, TAGGED),
         ({"data.keep_tokens": 5, "data.shuffle_tags": False}, TAGGED),
         ({"adapter.kind": "lokr", "adapter.factor": 8}, SD1),
+        ({"data.balance": ["hat"]}, Facts(captions=("", "hat"), prose=("In a hat.", ""))),
     ],
     ids=str,
 )

@@ -152,12 +152,12 @@ def test_a_tag_is_mentioned_as_a_tag_or_as_words() -> None:
     ],
 )
 def test_one_of_a_wildcard_is_chosen(text: str, first: str, last: str) -> None:
-    assert (choose(text, lambda count: 0), choose(text, lambda count: count - 1)) == (first, last)
+    assert (choose(text, lambda choices: 0), choose(text, lambda choices: len(choices) - 1)) == (first, last)
 
 
 @pytest.mark.parametrize("text", ["{" * 50_000, "{a|" * 9_999 + "}" * 9_999, "|}{" * 20_000, "{}" * 20_000])
 def test_any_braces_are_read_without_harm(text: str) -> None:
-    assert len(choose(text, lambda count: count - 1)) <= len(text)
+    assert len(choose(text, lambda choices: len(choices) - 1)) <= len(text)
 
 
 def test_wildcards_are_drawn_anew_each_time_in_equal_shares() -> None:
