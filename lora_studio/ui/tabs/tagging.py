@@ -15,14 +15,13 @@ from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
 from lora_studio.ui.tabs import curation, tagging_model, tagging_words
+from lora_studio.ui.tabs.tagging_seen import ENCODERS
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Tag = Annotated[str, Field(min_length=1, max_length=2000)]
 Tags = Annotated[list[Tag], Field(min_length=1, max_length=100)]
 Text = Annotated[str, Field(max_length=captioning.MAX_LENGTH)]
 QuickTags = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=editing.QUICK)]
-ENCODERS = {"text_encoder": "CLIP-L", "text_encoder_2": "OpenCLIP-G"}
-"""What the text encoders are called on the page, by their folders' names."""
 OFFERED_FIRST = (
     "tag",
     "tags",
