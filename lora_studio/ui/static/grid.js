@@ -161,7 +161,7 @@ export function createGrid(options) {
       draw(); tell();
       return;
     }
-    if (event.target.closest("[role=tablist], .ls-chips, .ls-taglist")) return;
+    if (event.target.closest("[role=tablist], .ls-chips")) return;
     if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) return;
     if (onKey(event)) return;
     if (options.onKey && options.onKey(event)) event.preventDefault();

@@ -51,12 +51,13 @@ export function tagList({ onChange }) {
     const move = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity }[event.key];
     if (move && rows.length && (event.target === scroller || Math.abs(move) === 1)) {
       event.preventDefault();
+      event.stopPropagation(); // it moves here, not in the grid
       at = event.target === scroller ? Math.min(rows.length - 1, Math.max(0, at + move)) : 0;
       scroller.focus();
       if (at * ROW < scroller.scrollTop) scroller.scrollTop = at * ROW;
       else if ((at + 1) * ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = (at + 1) * ROW - scroller.clientHeight;
       paint();
-    } else if ((event.key === "Enter" || (event.key === " " && event.target === scroller)) && rows[at]) { event.preventDefault(); toggle(rows[at]); }
+    } else if ((event.key === "Enter" || (event.key === " " && event.target === scroller)) && rows[at]) { event.preventDefault(); event.stopPropagation(); toggle(rows[at]); }
     else if (event.key === "Escape") {
       event.preventDefault();
       event.stopPropagation();
