@@ -57,7 +57,7 @@ def walk(page: Any) -> None:
     page.locator("#ls-accept-all").click()
     page.locator("#ls-step-tagging").click()
     page.locator("#ls-auto-tag:enabled").click()
-    page.locator(".ls-tag.trigger").wait_for(timeout=LONG)
+    page.locator("#ls-undo", has_text="Auto-tagging").wait_for(timeout=LONG)
     page.locator("#ls-step-training").click()
     page.locator(".ls-steps-plan p").first.wait_for()
     page.wait_for_timeout(2000)

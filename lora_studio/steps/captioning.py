@@ -97,16 +97,16 @@ def set_text(project: Project, image_id: int, text: str, before: str | None = No
     `before` is what the writer saw. Raises Conflict when that is not what stands there any more, and UserError for a
     text that is too long.
     """
-    image = project.image(image_id)
-    now = getattr(image, field)
-    if before is not None and now != before:
-        raise Conflict(image.name, now)
+    name = project.image(image_id).name
     if len(text) > MAX_LENGTH:
         raise UserError(f"This caption is {len(text)} letters long.", f"At most {MAX_LENGTH} are kept: shorten it.")
     text = text.replace("\0", "").encode("utf-8", "replace").decode()  # halves of signs cannot be stored
     tidy = captions.join(captions.split(text)) if field == "caption" else text.strip()
     with project.edit("Edit a caption") as edit:
         edit.set(image_id, **{field: tidy})
+        now = edit.changes[0][2] if edit.changes else tidy  # what stood there when nobody else could write any more
+        if before is not None and now not in (before, tidy):
+            raise Conflict(name, now)
     return tidy
 
 

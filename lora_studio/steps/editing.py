@@ -24,7 +24,7 @@ def write(
 ) -> str:
     """Replace one text of a picture; returns it as it is kept. Raises captioning.Conflict when it is not `before`."""
     if field == "caption":
-        text = led(captions.split(text[: captioning.MAX_LENGTH]), project.plan.trigger)
+        text = led(captions.split(text), project.plan.trigger)
     return captioning.set_text(project, image_id, text, before, field)
 
 

@@ -80,7 +80,7 @@ class _Token:
 def find(project: Project, text: str, audit: dataset.Audit | None = None) -> list[int]:
     """Ids of the pictures that fit, in order of import; all of them for an empty filter. Raises UserError that names
     the word that was not understood, its place, and what is known."""
-    audit = curation.audit(project) if audit is None and _asks_for_flags(text) else audit
+    audit = curation.audit(project) if audit is None and asks_for_flags(text) else audit
     every = rows(project, audit.flags if audit else {})
     return select(every, parse(text, every))
 
@@ -121,7 +121,8 @@ def parse(text: str, every: Iterable[Row] = ()) -> Test:
     return test
 
 
-def _asks_for_flags(text: str) -> bool:
+def asks_for_flags(text: str) -> bool:
+    """Whether the filter needs what the judge found. Raises UserError for a filter that cannot be read."""
     return any(
         token.text.lower() in FLAGS or token.text.lower() in ("flag", "flagged", "flags") for token in _tokens(text)
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,19 +92,26 @@ class Watch:
             self.faults.append(f"outside request: {url}")
 
 
-@pytest.fixture
-def studio(projects: Path, tmp_path: Path) -> Iterator[Studio]:
-    """A studio on a free port with an empty projects folder."""
+@contextmanager
+def serving(projects: Path, log: Path) -> Iterator[Studio]:
+    """A studio on a free port with this projects folder; at the end it and its jobs are stopped."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running = Studio(projects, port, tmp_path / "server.log")
+    running = Studio(projects, port, log)
     running.start()
     yield running
     running.stop()
     for job in Jobs(projects).all():
         if job.is_alive:
             Jobs(projects).command(job.folder, "stop")
+
+
+@pytest.fixture
+def studio(projects: Path, tmp_path: Path) -> Iterator[Studio]:
+    """A studio of its own with an empty projects folder."""
+    with serving(projects, tmp_path / "server.log") as running:
+        yield running
 
 
 @pytest.fixture

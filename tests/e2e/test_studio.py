@@ -60,7 +60,7 @@ def test_from_the_sample_to_an_exported_lora(studio, browser, watch):
     # Tagging: the tagger, then a tag by hand
     page.locator("#ls-step-tagging").click()
     page.locator("#ls-auto-tag:enabled").click()
-    page.locator(".ls-tag.trigger").wait_for(timeout=LONG)
+    page.locator("#ls-undo", has_text="Auto-tagging").wait_for(timeout=LONG)
     page.keyboard.press("t")
     page.keyboard.type("voxel hat")
     page.keyboard.press("Enter")

@@ -191,7 +191,7 @@ def test_the_filter_and_the_tag_list_narrow_the_grid_together(page, watch, proje
     page.keys("Enter")  # all but those
     page.locator(".ls-shown", has_text="2 of 6 pictures").wait_for()
     page.locator(".ls-filter", has_text="not cap").click()
-    page.keys("l", "Escape", "/")
+    page.keys("l", "Escape", "Escape", "/")
     page.keyboard.type("smil")
     page.keys("Escape", "Escape")
     page.wait_for_function("document.querySelector('.ls-shown').textContent === ''")

@@ -4,6 +4,7 @@ import pytest
 
 from lora_studio.core.project import Plan, Project
 from lora_studio.steps import captioning, gathering
+from tests.e2e.conftest import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 HOSTILE = "<img src=x onerror=window.hit=1> & <b>bold</b>"
@@ -18,6 +19,14 @@ CAPTIONS = (
     "zorbi, smile, blue hair, red shirt, outdoors",
 )
 ROWS = "document.querySelectorAll('.ls-diff-row:not(.head)').length"
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """One for all tests here: each has a project of its own in it."""
+    projects, log = tmp_path_factory.mktemp("projects"), tmp_path_factory.mktemp("log") / "server.log"
+    with serving(projects, log) as running:
+        yield running
 
 
 @pytest.fixture

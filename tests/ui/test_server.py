@@ -239,7 +239,7 @@ def test_unknown_ids_are_sentences(client, project):
         "testing.export": {"project": project.slug, "checkpoint": "../../etc/passwd", "format": "kohya"},
         "curation.decide": {"project": project.slug, "ids": [999], "decision": "keep"},
         "curation.crop": {"project": project.slug, "id": 1, "box": [0, 0, 2, 1]},
-        "tagging.caption": {"project": project.slug, "id": 999, "caption": "a"},
+        "tagging.caption": {"project": project.slug, "id": 999, "text": "a"},
         "gathering.start": {"project": project.slug, "source": {"kind": "paths", "paths": ["pictures"]}},
         "job.command": {"project": project.slug, "group": "jobs", "job": "../x", "word": "stop"},
     }.items():

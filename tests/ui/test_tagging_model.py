@@ -94,6 +94,7 @@ def test_of_two_pages_only_one_takes_answers_over_unasked(ask, studio, project):
     for page in pages:
         page.join()
     assert sorted(answer["written"] for answer in answers) == [0, 0, 0, 4]
+    assert sum("again" in answer for answer in answers) == 3, "the others have nothing to tell"
     assert captions(project) == ["zorbi, smile"] * 4
 
 

@@ -14,7 +14,8 @@ window.addEventListener("ls:go", () => { if (byMouse && document.activeElement &
 export const SIZES = { S: 96, M: 132, L: 188 };
 
 /**
- * options: label, empty() -> node, foot(image) -> text, badges(image) -> [{text, level}], dim(image) -> bool,
+ * options: label, empty() -> node, foot(image) -> text, badges(image) -> [{text, level}], dim(image) -> bool, mark(image) ->
+ * one short text in the corner, in place of badges and without an element of its own; warn(image) -> bool, colours it,
  * suggest(image) -> {decision, reason} or null, onCurrent(image), onSelect(ids), onKey(event) -> true when handled.
  */
 export function createGrid(options) {
@@ -45,16 +46,17 @@ export function createGrid(options) {
     const selected = selection.has(image.id);
     const badges = options.badges ? options.badges(image) : [];
     const suggested = options.suggest ? options.suggest(image) : null;
-    const told = [image.name, ...badges.map((badge) => badge.text), ...(suggested ? [`suggested: ${suggested.decision}`] : [])];
+    const mark = options.mark ? options.mark(image) : null;
+    const told = [image.name, mark, ...badges.map((badge) => badge.text), ...(suggested ? [`suggested: ${suggested.decision}`] : [])];
     return h("div.ls-cell" + (selected ? ".selected" : "") + (index === current ? ".current" : "") + (options.dim && options.dim(image) ? ".dim" : ""), {
-      role: "option", id: `${scroller.id}-${image.id}`, "aria-selected": String(selected), "aria-label": told.join(", "),
+      role: "option", id: `${scroller.id}-${image.id}`, "aria-selected": String(selected), "aria-label": told.filter(Boolean).join(", "), "data-mark": mark, "data-warn": Boolean(options.warn && options.warn(image)),
       "data-id": image.id, "data-decision": image.decision, "data-suggested": suggested && suggested.decision, title: suggested && suggested.reason ? `Suggested: ${suggested.decision}, ${suggested.reason}` : null,
     }, h("img", { src: thumb(image), alt: "", draggable: "false", decoding: "async", onerror: (event) => event.target.replaceWith(icon("image", 22)) }),
       badges.length > 0 && h("div.ls-badges", null, badges.slice(0, 3).map((badge) => h(`span.ls-badge.${badge.level || "info"}`, { title: badge.title || null }, badge.text))),
     h("div.ls-cell-foot", null, options.foot ? options.foot(image) : image.name));
   }
 
-  const stamp = (image, index) => [image.v, image.decision, options.foot ? options.foot(image) : "", selection.has(image.id), index === current, JSON.stringify([options.badges && options.badges(image), options.suggest && options.suggest(image)]), width].join("|");
+  const stamp = (image, index) => [image.v, image.decision, options.foot ? options.foot(image) : "", selection.has(image.id), index === current, options.mark && options.mark(image), options.warn && options.warn(image), JSON.stringify([options.badges && options.badges(image), options.suggest && options.suggest(image)]), width].join("|");
 
   function draw() {
     if (!rows.length || !measure()) {
@@ -151,14 +153,15 @@ export function createGrid(options) {
   spacer.addEventListener("dblclick", (event) => { if (event.target.closest(".ls-cell")) open(); });
   new ResizeObserver(later).observe(scroller);
   document.addEventListener("keydown", (event) => {
-    if (!showing(scroller)) return;
-    if ((event.ctrlKey || event.metaKey) && event.key === "a" && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName) && !document.querySelector("dialog[open]")) {
+    const all = (event.ctrlKey || event.metaKey) && event.key === "a" && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName) && !document.querySelector("dialog[open]");
+    if ((typing(event) && !all) || !showing(scroller)) return; // in this order: what is typed must not wait for a layout
+    if (all) {
       event.preventDefault();
       selection = new Set(rows.map((image) => image.id));
       draw(); tell();
       return;
     }
-    if (typing(event) || event.target.closest("[role=tablist], .ls-chips, .ls-taglist")) return;
+    if (event.target.closest("[role=tablist], .ls-chips")) return;
     if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) return;
     if (onKey(event)) return;
     if (options.onKey && options.onKey(event)) event.preventDefault();

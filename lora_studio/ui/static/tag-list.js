@@ -36,8 +36,8 @@ export function tagList({ onChange }) {
     scroller.setAttribute("aria-activedescendant", `ls-tagrow-${at}`);
     fill(space, rows.slice(first, last).map((row, index) => {
       const place = first + index, chosen = filter.get(row.key);
-      return h("div.ls-tagrow" + (chosen ? (chosen.yes ? ".yes" : ".no") : "") + (place === at ? ".at" : ""), { role: "option", id: `ls-tagrow-${place}`, "aria-selected": String(Boolean(chosen)), "data-place": place, title: "Click: only these. Again: all but these.", style: `top:${place * ROW}px` },
-        h("span.ls-ellipsis" + (row.lacks ? ".ls-warn" : "") + (trigger && row.key === trigger.toLowerCase() ? ".ls-accent" : ""), null, row.title), h("span.ls-faint", null, number(row.count)));
+      return h("div.ls-tagrow" + (chosen ? (chosen.yes ? ".yes" : ".no") : "") + (place === at ? ".at" : ""), { role: "option", id: `ls-tagrow-${place}`, "aria-selected": String(Boolean(chosen)), "data-place": place, "data-count": number(row.count), title: "Click: only these. Again: all but these.", style: `top:${place * ROW}px` },
+        h("span.ls-ellipsis" + (row.lacks ? ".ls-warn" : "") + (trigger && row.key === trigger.toLowerCase() ? ".ls-accent" : ""), null, row.title));
     }));
   }
 
@@ -51,13 +51,18 @@ export function tagList({ onChange }) {
     const move = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity }[event.key];
     if (move && rows.length && (event.target === scroller || Math.abs(move) === 1)) {
       event.preventDefault();
+      event.stopPropagation(); // it moves here, not in the grid
       at = event.target === scroller ? Math.min(rows.length - 1, Math.max(0, at + move)) : 0;
       scroller.focus();
       if (at * ROW < scroller.scrollTop) scroller.scrollTop = at * ROW;
       else if ((at + 1) * ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = (at + 1) * ROW - scroller.clientHeight;
       paint();
-    } else if ((event.key === "Enter" || (event.key === " " && event.target === scroller)) && rows[at]) { event.preventDefault(); toggle(rows[at]); }
-    else if (event.key === "Escape" && search) { find.value = search = ""; list(); event.stopPropagation(); }
+    } else if ((event.key === "Enter" || (event.key === " " && event.target === scroller)) && rows[at]) { event.preventDefault(); event.stopPropagation(); toggle(rows[at]); }
+    else if (event.key === "Escape") {
+      event.preventDefault();
+      event.stopPropagation();
+      if (search) { find.value = search = ""; list(); } else node.dispatchEvent(new CustomEvent("ls:leave", { bubbles: true })); // back to the grid
+    }
   }
   node.addEventListener("keydown", onKey);
 

@@ -11,6 +11,8 @@ const WORDS = { // title, what an empty field means, and which kinds of model th
   max_tags: ["At most, tags a picture", "", null],
   exclude: ["Never write these tags", "tag, another tag", null],
   prompt: ["What the model is asked", "", ["captioner"]],
+  rating: ["Write the rating too", "", ["wd", "onnx"]],
+  underscores: ["Keep the underscores of tags", "", ["wd", "onnx"]],
 };
 const key = () => `lora-studio-${state.project}-tagger`;
 
@@ -79,6 +81,10 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
 
     /** An input for one setting that the chosen models have. Empty: the default. */
     function field(setting, title, hint) {
+      if (setting.type === "bool") {
+        const box = h("input", { type: "checkbox", id: `ls-tagger-${setting.name}`, checked: config[setting.name] });
+        return { node: h("label.ls-tagger-switch", { title: setting.doc }, box, title), read: () => box.checked, tell: () => box.focus() };
+      }
       const value = config[setting.name], several = setting.type === "list", numeric = ["int", "float"].includes(setting.type);
       const attributes = { id: `ls-tagger-${setting.name}`, title: setting.doc, placeholder: hint || null, autocomplete: "off" };
       const long = setting.name === "prompt" || setting.name === "vocabulary";
@@ -115,7 +121,7 @@ export async function chooseTagger({ scope, mode, start, modes, keep }) {
     const more = h("details.ls-more", { id: "ls-tagger-more", open: localStorage.getItem("lora-studio-tagger-more") === "yes", ontoggle: () => localStorage.setItem("lora-studio-tagger-more", more.open ? "yes" : "no") }, h("summary", null, "How sure, how many, what to leave out ", summary), settings);
     /** What differs from the default, so that a closed box hides nothing. */
     function drawSummary() {
-      const differing = [...fields].filter(([one]) => one !== "prompt" && JSON.stringify(config[one]) !== JSON.stringify(known.get(one).default)).map(([one]) => `${WORDS[one][0].split(",")[0].toLowerCase()} ${[config[one]].flat().join(", ")}`);
+      const differing = [...fields].filter(([one]) => one !== "prompt" && JSON.stringify(config[one]) !== JSON.stringify(known.get(one).default)).map(([one]) => [WORDS[one][0].split(",")[0].toLowerCase(), known.get(one).type !== "bool" && [config[one]].flat().join(", ")].filter(Boolean).join(" "));
       if (config.skip_categories.length) differing.push(`without ${config.skip_categories.join(", ")}`);
       summary.textContent = differing.length ? `· ${differing.join(" · ")}` : "";
     }

@@ -94,6 +94,9 @@ export function taggerPanel({ scope }) {
   }
   const failures = () => dialog("Could not be tagged", () => h("table.ls-table", null, h("thead", null, h("tr", null, h("th", null, "File"), h("th", null, "Why"))), h("tbody", null, job.failed.map((one) => h("tr", null, h("td", null, one.file), h("td", null, one.reason))))), { wide: true });
 
+  /** Another page of this project may have set the tagger to work. */
+  const startedElsewhere = () => ((state.overview && state.overview.jobs) || []).some((one) => one.project === state.project && one.id.startsWith("tag-"));
+
   // ---- drawing --------------------------------------------------------------------------------------------------------
 
   function drawButtons() {
@@ -142,7 +145,7 @@ export function taggerPanel({ scope }) {
   }
 
   window.addEventListener("ls:pictures", draw);
-  window.addEventListener("ls:overview", () => { if (state.step === "tagging" && !running()) ask().catch(() => {}); }); // another page may have started it
+  window.addEventListener("ls:overview", () => { if (state.step === "tagging" && !running() && startedElsewhere()) ask().catch(() => {}); });
   window.addEventListener("ls:go", () => { draw(); if (state.step === "tagging" && project !== state.project) ask().catch(() => {}); });
   poll(node, 1, async () => { if (project !== state.project || running()) await ask(); });
   draw();

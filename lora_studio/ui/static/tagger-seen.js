@@ -1,5 +1,5 @@
 // "As trained": the captions as training will show them, and what the base's tokenizer makes of the trigger.
-import { Failure, button, call, fill, go, h, icon, number, plural, poll, state, thumb } from "./core.js";
+import { Failure, button, call, fill, go, h, icon, number, plural, poll, refill, state, thumb } from "./core.js";
 import { load, pictures, used } from "./pictures.js";
 
 const SHOWN = 12; // captions of one draw
@@ -50,8 +50,8 @@ export function seenView() {
 
   function drawHead() {
     const told = found ? found.settings : [];
-    fill(head, button("Draw again", again, { icon: "undo", id: "ls-seen-again", title: "Another throw of the dice (N)" }),
-      h("label.ls-seen-switch", null, h("input", { type: "checkbox", id: "ls-seen-ids", checked: numbers, onchange: (event) => { numbers = event.target.checked; localStorage.setItem("lora-studio-token-ids", numbers ? "yes" : "no"); drawList(); } }), "Tokens"),
+    refill(head, button("Draw again", again, { icon: "undo", id: "ls-seen-again", title: "Another throw of the dice (N)" }),
+      h("button.ls-chip-button" + (numbers ? ".current" : ""), { type: "button", id: "ls-seen-ids", "aria-pressed": String(numbers), title: "The tokens that the text encoder is given, with their numbers", onclick: () => { numbers = !numbers; localStorage.setItem("lora-studio-token-ids", numbers ? "yes" : "no"); drawHead(); drawList(); } }, "Tokens"),
       h("span.ls-seen-settings", null, told.map((text) => h("span.ls-badge", null, text))), h("button.ls-link", { type: "button", title: "These are settings of the training", onclick: () => go(state.project, "training") }, "Change"));
   }
 

@@ -27,7 +27,8 @@ part("tagging", (root) => {
   const grid = createGrid({
     label: "Pictures to tag",
     foot: (one) => text(one) || "no caption",
-    badges: (one) => (mode() === "prose" ? (one.prose ? [] : [{ text: "empty", level: "warn" }]) : [{ text: String(tagIndex.tags(one).length), level: one.caption ? "plain" : "warn" }]),
+    mark: (one) => (mode() === "prose" ? (one.prose ? null : "empty") : String(tagIndex.tags(one).length)),
+    warn: (one) => (mode() !== "prose" && !one.caption) || (mode() !== "tags" && !one.prose),
     onCurrent: () => side.draw(grid.current, grid.selected),
     onSelect: () => drawScope(),
     onKey: (event) => {

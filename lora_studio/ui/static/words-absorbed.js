@@ -2,7 +2,7 @@
 import { button, call, fill, h, icon, number, plural, state } from "./core.js";
 import { keepFocus } from "./focus.js";
 import { editPictures, pictures } from "./pictures.js";
-import { answer, having, shareBar } from "./words-ask.js";
+import { answer, having, shareBar, together } from "./words-ask.js";
 import { confirmDiff } from "./words-diff.js";
 
 const MEANING = {
@@ -39,7 +39,7 @@ export function absorbedView({ show, scope }) {
 
   function fused(one) {
     return h("li.ls-fused", null, h("div.ls-fused-tags", null, one.tags.map((tag, place) => [place > 0 && h("span.ls-faint", { "aria-label": "and" }, "+"), h("span.ls-example", null, tag)]), shareBar(one.share)),
-      h("div", null, one.text), button("Show the pictures", () => show(having(one.tags.slice(0, 1)), one.tags.join(" + ")), { kind: "quiet", icon: "image" }));
+      h("div", null, one.text), button("Show the pictures", () => show(together(one.tags), one.tags.join(" + ")), { kind: "quiet", icon: "image" }));
   }
 
   function draw() {

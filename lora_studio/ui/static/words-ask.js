@@ -55,6 +55,12 @@ export function having(tags) {
   return pictures.all.filter((image) => some.has(image.id)).map((image) => image.id);
 }
 
+/** The ids of those that have all of them. */
+export function together(tags) {
+  const [first, ...rest] = tags.map((tag) => having([tag])), others = rest.map((ids) => new Set(ids));
+  return first.filter((id) => others.every((ids) => ids.has(id)));
+}
+
 export const percent = (share) => (share > 0 && share < 0.01 ? "<1 %" : share < 1 && share > 0.99 ? ">99 %" : `${Math.round(100 * share)} %`);
 /** A share as a quiet bar with its number. */
 export const shareBar = (share, kind = "") => h("span.ls-share" + (kind ? `.${kind}` : ""), null, h("span.ls-share-bar", { "aria-hidden": "true" }, h("i", { style: `width:${Math.max(0, Math.min(100, 100 * share))}%` })), h("span.ls-share-number", null, percent(share)));

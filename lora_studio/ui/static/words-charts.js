@@ -2,7 +2,7 @@
 import { button, fill, h, icon, number, plural } from "./core.js";
 import { keepFocus } from "./focus.js";
 import { pictures } from "./pictures.js";
-import { answer, having, percent, shareBar } from "./words-ask.js";
+import { answer, having, percent, shareBar, together } from "./words-ask.js";
 import { heatMap } from "./words-heat.js";
 
 const FIRST = 20, STEP = 60, PAIRS = 12;
@@ -18,16 +18,15 @@ export function chartsView({ show, scope }) {
     onOpen: (i, j) => open(i, j),
   });
   stage.append(heat.node);
-  const together = h("section.ls-set-card.ls-together", { "aria-label": "Tags that stand together" },
+  const map = h("section.ls-set-card.ls-together", { "aria-label": "Tags that stand together" },
     h("div.ls-card-head", null, h("h2", null, "Which tags stand together"), h("span.ls-muted", null, "The fuller a square, the less often one of the two tags stands without the other."), h("span.ls-fill"), h("span.ls-heat-scale", { "aria-hidden": "true" }, "never", h("i"), "always"), orders),
     h("div.ls-heat-line", null, told, button("Show pictures", () => open(...looked), { icon: "image", kind: "quiet", id: "ls-heat-show" })),
     h("div.ls-heat-body", null, stage, list));
-  const charts = h("div.ls-charts", null, h("div.ls-charts-top", null, frequency, balance), together), empty = h("div");
+  const charts = h("div.ls-charts", null, h("div.ls-charts-top", null, frequency, balance), map), empty = h("div");
   const node = h("div.ls-words-scroll", { id: "ls-charts" }, empty, charts);
 
   function open(i, j) {
-    const names = found.found.together.names, second = new Set(having([names[j]]));
-    const ids = having([names[i]]).filter((id) => second.has(id));
+    const names = found.found.together.names, ids = together([names[i], names[j]]);
     if (ids.length) show(ids, i === j ? names[i] : `${names[i]} + ${names[j]}`);
   }
 
@@ -49,8 +48,8 @@ export function chartsView({ show, scope }) {
 
   function drawTogether() {
     const { names, counts } = found.found.together;
-    together.hidden = names.length < 2;
-    if (together.hidden) return;
+    map.hidden = names.length < 2;
+    if (map.hidden) return;
     keepFocus(orders, () => fill(orders, Object.entries(ORDERS).map(([name, text]) => h("button.ls-segment" + (name === order ? ".current" : ""), { type: "button", id: `ls-heat-${name}`, "aria-pressed": String(name === order), onclick: () => { order = name; drawTogether(); } }, text))));
     heat.set(names, counts, order);
     const pairs = heat.pairs();

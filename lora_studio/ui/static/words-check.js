@@ -35,9 +35,9 @@ export function checkView({ show, scope }) {
   }
 
   const mend = (problem) => changeCaptions(problem.text, problem.ids, problem.fix, { yes: "Fix", note: problem.remedy });
-  function mendAll(kind, title) {
+  function mendAll(kind, title, whole) {
     return confirmDiff({
-      title, yes: "Fix all", note: "Where nothing tells which is right, captions stay as they are.",
+      title, yes: "Fix all", note: whole ? null : "Where nothing tells which is right, captions stay as they are.",
       preview: () => call("words.fix", { project: state.project, kind }, { quiet: true }),
       apply: (digest) => editPictures("words.mend", { kind, digest }),
     });
@@ -47,7 +47,7 @@ export function checkView({ show, scope }) {
     return h(`li.ls-problem-row.${problem.level}` + (within ? ".within" : ""), { "data-kind": problem.kind },
       within ? h("span") : h(`span.ls-level.${problem.level}`, { title: LEVELS[problem.level], role: "img", "aria-label": LEVELS[problem.level] }),
       h("div.ls-problem-text", null, h("div", null, problem.text), problem.remedy && h("div.ls-muted", null, problem.remedy), examples(problem, `${problem.kind} ${problem.text}`)),
-      h("div.ls-problem-do", null, showButton(there([problem]), problem.text), problem.fix && button(problem.ids.length === 1 ? "Fix it" : "Fix for all", () => mend(problem), { icon: "check" })));
+      h("div.ls-problem-do", null, showButton(there([problem]), problem.text), problem.fix && button(within ? "Fix" : problem.ids.length === 1 ? "Fix it" : "Fix for all", () => mend(problem), { icon: "check", kind: within ? "quiet" : "" })));
   }
 
   /** Problems of one kind: told together, with the first of them. */
@@ -57,7 +57,7 @@ export function checkView({ show, scope }) {
     const title = plural(problems.length, one, many), all = opened.has(kind) ? problems : problems.slice(0, FEW), level = problems[0].level;
     return [h(`li.ls-problem-row.${level}.many`, { "data-group": kind }, h(`span.ls-level.${level}`, { title: LEVELS[level], role: "img", "aria-label": LEVELS[level] }),
       h("div.ls-problem-text", null, h("div", null, title)),
-      h("div.ls-problem-do", null, showButton(there(problems), title), problems.some((problem) => problem.fix) && button("Fix all", () => mendAll(kind, title), { icon: "check", id: `ls-fix-${kind}` }))),
+      h("div.ls-problem-do", null, showButton(there(problems), title), problems.some((problem) => problem.fix) && button("Fix all", () => mendAll(kind, title, problems.every((problem) => problem.fix)), { icon: "check", id: `ls-fix-${kind}` }))),
     all.map((problem) => row(problem, true)),
     problems.length > all.length && h("li.ls-problem-more", null, h("button.ls-link", { type: "button", onclick: () => open(kind) }, `Show the other ${number(problems.length - all.length)}`))];
   }

@@ -8,21 +8,20 @@ from pydantic import Field
 from lora_studio.core.project import Captions, Project
 from lora_studio.engine.tokens import Counter
 from lora_studio.engine.wording import Words
-from lora_studio.steps import captioning, editing, filters, tagging, tokens, vocabulary
-from lora_studio.steps.rows import Row
+from lora_studio.steps import captioning, editing, filters, looking, tagging, tokens, vocabulary
+from lora_studio.steps.rows import Row, rows
 from lora_studio.ui import pictures
 from lora_studio.ui.components.part import part
 from lora_studio.ui.quick import gr
 from lora_studio.ui.studio import Studio
 from lora_studio.ui.tabs import curation, tagging_model, tagging_words
+from lora_studio.ui.tabs.tagging_seen import ENCODERS
 
 Ids = Annotated[list[int], Field(max_length=200_000)]
 Tag = Annotated[str, Field(min_length=1, max_length=2000)]
 Tags = Annotated[list[Tag], Field(min_length=1, max_length=100)]
 Text = Annotated[str, Field(max_length=captioning.MAX_LENGTH)]
 QuickTags = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=editing.QUICK)]
-ENCODERS = {"text_encoder": "CLIP-L", "text_encoder_2": "OpenCLIP-G"}
-"""What the text encoders are called on the page, by their folders' names."""
 OFFERED_FIRST = (
     "tag",
     "tags",
@@ -133,7 +132,12 @@ def fields() -> list[dict[str, str]]:
 
 def _rows(studio: Studio, project: Project, text: str) -> list[Row]:
     """All pictures as the filter asks for them; what the judge found only where the filter asks for it."""
-    return studio.rows(project)
+    if filters.asks_for_flags(text):
+        return studio.rows(project)
+    images = studio.images(project)
+    return studio.remembered(
+        project, "tag rows", lambda: rows(project, {}, images, looking.facts(project, images, studio.seen(project)))
+    )
 
 
 def _counter(studio: Studio, project: Project) -> Counter | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from lora_studio.core import tags
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import write_text
 from lora_studio.core.jobs import ENDED, Job
@@ -14,7 +15,7 @@ from lora_studio.core.settings import describe
 from lora_studio.steps import tagging
 from lora_studio.tagger import models
 from lora_studio.tagger.config import TagConfig
-from lora_studio.tagger.vocabulary import load_vocabulary
+from lora_studio.tagger.vocabulary import BOORU, load_vocabulary
 from lora_studio.ui import guards
 from lora_studio.ui.studio import Studio
 from lora_studio.ui.tabs import tagging_files, tagging_seen
@@ -28,7 +29,6 @@ LEFT, TAKEN = "left", "taken"
 """Files in the folder of a tagging: nobody wants its answers; a page took them over without asking."""
 WORDS = "tagger-words.txt"
 """File in the project's folder: what a model that knows any word looks for."""
-BOORU = ("general", "character", "copyright", "artist", "meta", "rating")
 
 
 def functions(studio: Studio) -> dict[str, Any]:
@@ -81,7 +81,9 @@ def _row(card: models.Card) -> dict[str, Any]:
 def _categories() -> dict[str, list[str]]:
     """The kinds of tags by the kind of model, for leaving some out."""
     starter = sorted(set(load_vocabulary(models.starter() / models.TAGS).categories))
-    return {"starter": starter, "open_clip": starter, "wd": list(BOORU), "onnx": list(BOORU)}
+    booru = [name for name, _ in BOORU.values()]
+    words = sorted({*tags.book().tags.values()})
+    return {"starter": starter, "open_clip": starter, "zero_shot": words, "wd": booru, "onnx": booru}
 
 
 def _allowed(name: str) -> str:

@@ -37,7 +37,7 @@ def functions(studio: Studio) -> dict[str, Any]:
         return {
             "rows": [{**row, **_read(counter, row["text"], config.data.max_tokens)} for row in rows],
             "trigger": opened.plan.trigger,
-            "settings": _settings(config.data),
+            "settings": _settings(config.data, opened.plan.trigger),
             "note": missing,
         }
 
@@ -74,11 +74,12 @@ def _read(counter: Counter | None, text: str, limit: int) -> dict[str, Any]:
     }
 
 
-def _settings(data: DataConfig) -> list[str]:
+def _settings(data: DataConfig, word: str) -> list[str]:
     """The settings that decide what is shown, in words."""
+    kept = max(data.keep_tokens, 1 if word else 0)
     told = ["tags are shuffled" if data.shuffle_tags else "tags keep their order"]
-    if data.shuffle_tags or data.tag_dropout:
-        told.append(f"the first {data.keep_tokens} stay" if data.keep_tokens > 1 else "the first stays")
+    if kept and (data.shuffle_tags or data.tag_dropout):
+        told.append(f"the first {kept} stay" if kept > 1 else "the first stays")
     if data.tag_dropout:
         told.append(f"{data.tag_dropout:.0%} of the tags left out")
     if data.caption_dropout:
