@@ -58,7 +58,7 @@ def test_the_first_tagging_is_one_click_and_the_second_is_seen_before_it_is_writ
     assert all(text.startswith("zorbi, ") for text in first[:4]) and not first[4]
 
     # again, by keyboard: fewer tags, afresh
-    page.locator("#ls-tagger-open").focus()
+    page.locator("#ls-tagger-open:enabled").focus()
     page.keyboard.press("Enter")
     page.locator("[data-model=starter]:checked").wait_for()
     page.locator("[data-which=used]").press("Enter")
@@ -108,7 +108,7 @@ def test_what_cannot_be_is_told_in_the_dialog_and_a_stopped_tagging_keeps_what_i
     page.locator("#ls-tagger-found").wait_for(state="detached")
     assert captions(project)[:3] == [f"zorbi, {HOSTILE}, smile", f"zorbi, {HOSTILE}", ""]
 
-    page.locator("#ls-auto-tag", has_text="Auto-tag 3 left").click()
+    page.locator("#ls-auto-tag:enabled", has_text="Auto-tag 3 left").click()
     page.locator("[data-which=untagged][aria-pressed=true]").wait_for()
     page.locator("#ls-tagger-own").fill(str(half))
     page.keyboard.press("Enter")
@@ -132,7 +132,7 @@ def test_captions_go_out_as_files_and_come_back_as_a_diff(page, watch, project, 
         for image in images[:4]:
             edit.set(image.id, caption="zorbi, smile")
     page.show()
-    page.locator("#ls-caption-files").press("Enter")
+    page.locator("#ls-caption-files:enabled").press("Enter")
     with page.expect_download() as download:
         page.locator("#ls-export-zip").click()
     with zipfile.ZipFile(download.value.path()) as archive:
