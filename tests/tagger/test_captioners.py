@@ -72,7 +72,7 @@ def test_cocas_search_finds_the_best_of_all_sentences_when_it_may_look_at_enough
     describer = captioners.load(folders["coca"])
     model, end = describer._model, describer._tokenizer.eot_token_id
     words, start = [*describer._tokenizer.encode("hat cat dog"), end], describer._tokenizer.sot_token_id
-    model.text_decoder.text_projection[:, words] *= 4
+    model.text_decoder.text_projection[:, words] *= 10
     model.text_decoder.text_projection[:, end] *= -3  # so that some sentences end early, found by trying
     pictures = [images.decode(draw_picture(seed)) for seed in range(8)]
     monkeypatch.setattr(captioners, "BEAMS", 100)
