@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_studio.core.project import Plan, Project
-from lora_studio.steps import captioning, conception, gathering
+from lora_studio.steps import captioning, conception, gathering, training
 from tests.conftest import draw_picture
 from tests.test_cli_curate import answer, studio
 
@@ -16,6 +16,9 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A project with a short caption, a long one and none, on the tiny base."""
     home = tmp_path_factory.mktemp("seen")
     project = conception.create(home / "p", Plan(name="Zorbi", trigger="zorbi", base=str(tiny_base)))
+    training.save_current(
+        project, training.current(project).with_changes({"data.resolution": 64, "data.bucket_min": 64})
+    )
     (home / "pile").mkdir()
     for seed in range(3):
         (home / "pile" / f"{seed}.png").write_bytes(draw_picture(seed))

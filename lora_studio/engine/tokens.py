@@ -26,6 +26,7 @@ WORDS_FILE = "bpe_simple_vocab_16e6.txt.gz"  # CLIP's word pieces, shipped by op
 WORD_END = "</w>"  # of a token that ends a word
 # CLIP's rule: its signs, English endings, runs of letters, single digits, runs of other signs (Radford et al. 2021)
 WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+KEPT = 200_000  # words whose number of tokens is remembered
 ENCODERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 REMEDY = "Choose another base (base.model), or get this one anew."
 
@@ -70,6 +71,7 @@ class Counter:
         self.encoders = tuple(words)
         self.weighted = weighted
         self._words = dict(words)
+        self._lengths: dict[int, tuple[Tokenizer, dict[str, int]]] = {id(one): (one, {}) for one in words.values()}
 
     @classmethod
     def open(cls, base: Path, weighted: bool = False) -> Self:
@@ -79,14 +81,18 @@ class Counter:
 
     def count(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Tokens of each text for each encoder, without begin and end."""
-        rows = [[piece.text for piece in self._pieces(text)] for text in texts]
-        flat = [_readable(piece) for row in rows for piece in row]
-        counts: dict[int, list[int]] = {}  # encoders often share their words
-        for words in self._words.values():
-            if id(words) not in counts:
-                lengths = iter([len(found) for found in words.encode_batch_fast(flat, add_special_tokens=False)])
-                counts[id(words)] = [sum(next(lengths) for _ in row) for row in rows]
-        return list(zip(*(counts[id(words)] for words in self._words.values()), strict=True))
+        # no token reaches over a blank, so each word is read once, and encoders often share their words
+        rows = [[word for piece in self._pieces(text) for word in piece.text.split(" ")] for text in texts]
+        for words, lengths in self._lengths.values():
+            if len(lengths) > KEPT:
+                lengths.clear()
+            new = list({word for row in rows for word in row} - lengths.keys())
+            found = words.encode_batch_fast([_readable(word) for word in new], add_special_tokens=False)
+            lengths.update(zip(new, map(len, found), strict=True))
+        counted = {
+            key: [sum(map(lengths.__getitem__, row)) for row in rows] for key, (_, lengths) in self._lengths.items()
+        }
+        return list(zip(*(counted[id(words)] for words in self._words.values()), strict=True))
 
     def tokens(self, text: str) -> dict[str, list[Token]]:
         """All tokens of a text by encoder."""

@@ -12,8 +12,10 @@ from lora_studio.engine import hub
 from lora_studio.engine.config import TrainConfig
 from lora_studio.engine.tokens import Counter
 from lora_studio.steps import training
-from lora_studio.steps.wording import words_of
+from lora_studio.steps.wording import trained, words_of
 
+Known = dict[tuple[str, str, str, str, bool], tuple[int, ...]]
+"""Tags, sentences, what the plan makes of them -> tokens for each encoder."""
 KEPT = 50_000  # captions whose counts are remembered for a base: five times a large set
 
 
@@ -25,25 +27,37 @@ def counter(project: Project, config: TrainConfig | None = None) -> Counter | No
 
 
 def counts(project: Project, ids: Iterable[int] | None = None) -> dict[int, tuple[int, ...]]:
-    """Tokens of each picture's caption as it is trained, for each encoder, by picture; of all used pictures when `ids`
-    is None. Empty while the base is not here."""
-    plan, config = project.plan, training.current(project)
-    found = _counter(config)
-    if found is None:
+    """Tokens of each picture's caption as it is trained, for each encoder, by picture; of all pictures when `ids` is
+    None. Empty while the base is not here. What has not changed since the last call is not counted again."""
+    config = _settings(project.root, project.slug, _changed(project))
+    opened = _counter(config)
+    if opened is None:
         return {}
-    words, known = found
-    wanted = None if ids is None else set(ids)
-    texts = {
-        image.id: words_of(image, plan).whole(config.data).text
-        for image in (project.used_images() if wanted is None else project.images())
-        if wanted is None or image.id in wanted
-    }
-    new = [text for text in dict.fromkeys(texts.values()) if text not in known]
+    words, known = opened
+    plan, prose = project.plan, project.texts("prose")
+    written = {image_id: (caption, prose.get(image_id, "")) for image_id, caption in project.texts("caption").items()}
+    if ids is not None:
+        written = {image_id: written[image_id] for image_id in ids if image_id in written}
+    manner = (plan.captions, plan.trigger, config.data.wildcards)
+    wanted = {image_id: (*texts, *manner) for image_id, texts in written.items()}
+    new = set(wanted.values()) - known.keys()
     if len(known) + len(new) > KEPT:
         known.clear()
-        new = list(dict.fromkeys(texts.values()))
-    known.update(zip(new, words.count(new), strict=True))
-    return {image_id: known[text] for image_id, text in texts.items()}
+        new = set(wanted.values())
+    texts = [trained(caption, prose_, plan).whole(config.data).text for caption, prose_, *_ in new]
+    known.update(zip(new, words.count(texts), strict=True))
+    return {image_id: known[key] for image_id, key in wanted.items()}
+
+
+def _changed(project: Project) -> tuple[int, ...]:
+    files = (project.folder / "project.toml", project.folder / "train.json")
+    return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+
+
+@lru_cache(maxsize=8)
+def _settings(root: Path, slug: str, changed: tuple[int, ...]) -> TrainConfig:
+    """Base and reading of captions do not hang on the pictures, so they are not looked at again with every caption."""
+    return training.current(Project(root, slug))
 
 
 def table(project: Project) -> dict[str, Any]:
@@ -66,7 +80,7 @@ def table(project: Project) -> dict[str, Any]:
     return {"encoders": list(words.encoders), "limit": limit, "captions": rows}
 
 
-def _counter(config: TrainConfig) -> tuple[Counter, dict[str, tuple[int, ...]]] | None:
+def _counter(config: TrainConfig) -> tuple[Counter, Known] | None:
     base = Path(paths.resolve_base(config.base.model)).expanduser()
     if not base.exists():
         fetched = hub.on_disk(config.base.model)
@@ -77,7 +91,7 @@ def _counter(config: TrainConfig) -> tuple[Counter, dict[str, tuple[int, ...]]] 
 
 
 @lru_cache(maxsize=8)
-def _opened(base: Path, stamp: tuple[int, ...], weighted: bool) -> tuple[Counter, dict[str, tuple[int, ...]]]:
+def _opened(base: Path, stamp: tuple[int, ...], weighted: bool) -> tuple[Counter, Known]:
     """The base's tokenizers, and the counts that they gave so far; anew when its files change."""
     return Counter.open(base, weighted), {}
 

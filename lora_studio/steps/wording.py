@@ -8,9 +8,12 @@ from lora_studio.engine.wording import Words
 
 def words_of(image: Image, plan: Plan) -> Words:
     """What of the picture's captions is trained, with the trigger that stands in front of it."""
-    caption = image.caption if plan.captions != "prose" else ""
-    prose = image.prose if plan.captions != "tags" else ""
-    return Words(caption, prose, plan.trigger)
+    return trained(image.caption, image.prose, plan)
+
+
+def trained(caption: str, prose: str, plan: Plan) -> Words:
+    """What is trained of these tags and sentences."""
+    return Words(caption if plan.captions != "prose" else "", prose if plan.captions != "tags" else "", plan.trigger)
 
 
 def as_trained(image: Image, plan: Plan) -> Image:
