@@ -10,7 +10,8 @@ from lora_studio.steps import captioning, gathering, looking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-CHIPS = "() => [...document.querySelectorAll('#ls-tagging .ls-tag')].map((chip) => chip.firstChild.nodeType === 3 ? chip.firstChild.data : chip.childNodes[1].data)"
+CHIPS = """() => [...document.querySelectorAll('#ls-tagging .ls-tag')].map((chip) =>
+  [...chip.childNodes].find((node) => node.nodeType === Node.TEXT_NODE).data)"""
 CAPTIONS = ("zorbi, smile, red hat", "zorbi, red hat, forest", "zorbi, smile", "zorbi, cap", "zorbi, smile, cap", "")
 
 
