@@ -55,7 +55,8 @@ class Plan(Settings):
     """What the base reads: tags in order with commas, sentences that are never split at commas, or tags and then a
     sentence."""
     tagger: str = Field("starter", min_length=1)
-    """The auto-tagger that looks at the pictures: `starter`, or a folder with an open_clip model and a tag head."""
+    """The auto-tagger that looks at the pictures: `starter`, a folder with an open_clip model, or one of
+    the hub that was fetched."""
     title: str = ""
     """A short line under the name."""
     description: str = ""

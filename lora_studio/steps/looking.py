@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from lora_studio.core import captions, paths
+from lora_studio.core import captions
 from lora_studio.core.errors import UserError
 from lora_studio.core.files import sha256_file
 from lora_studio.core.images import WHITE
@@ -25,7 +25,7 @@ from lora_studio.core.project import Box, Image, Plan, Project
 from lora_studio.judge.facts import ImageFacts
 from lora_studio.judge.measures import KEY as MEASURES
 from lora_studio.judge.measures import Measures
-from lora_studio.tagger import aesthetic
+from lora_studio.tagger import aesthetic, models
 
 TARGET = "lora_studio.steps.look:look"
 FACES, LETTERING, RELATIONS, COMPARED = "faces-1", "lettering-1", "relations-1", "compared-1"
@@ -48,15 +48,15 @@ def names(plan: Plan) -> dict[str, str]:
 
 
 def tagger_folder(tagger: str) -> Path:
-    """Where the files of a tagger lie."""
-    return paths.assets() / "starter" / "tagger" if tagger == "starter" else Path(tagger).expanduser()
+    """Where the files of a tagger lie: a folder, or a model of the hub that was fetched."""
+    return models.on_disk(tagger) or Path(tagger).expanduser()
 
 
 def no_tagger(plan: Plan) -> str:
     """A sentence when the plan's tagger is not there, with the way out; else nothing."""
     if tagger_digest(plan.tagger):
         return ""
-    remedy = "Choose starter, or a folder with an open_clip model and a tag head."
+    remedy = "Choose starter, a folder with an open_clip model, or fetch it in Tagging first."
     return f"There is no tagger at {plan.tagger}, so likeness and tags are not known. {remedy}"
 
 

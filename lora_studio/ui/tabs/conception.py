@@ -24,7 +24,10 @@ FILES = {
     "author": ("Author", "Who makes the LoRA. Stands in its files; empty says nothing."),
     "licence": ("Licence of the pictures", "For instance CC BY 4.0; single pictures can have their own, in Gathering."),
     "credit": ("Thanks to", "Whom to thank for the pictures. Goes with an exported LoRA."),
-    "tagger": ("Auto-tagger", "starter, or a folder with an open_clip model and a tag head. It looks at the pictures."),
+    "tagger": (
+        "Auto-tagger",
+        "starter, a folder with an open_clip model, or one of the hub that was fetched. It looks at the pictures.",
+    ),
 }
 """What else the plan says, with title and explanation."""
 SHOWN = (
