@@ -26,7 +26,7 @@ FILES = {
     "credit": ("Thanks to", "Whom to thank for the pictures. Goes with an exported LoRA."),
     "tagger": (
         "Auto-tagger",
-        "starter, a folder with an open_clip model, or one of the hub that was fetched. It looks at the pictures.",
+        "It looks at the pictures: starter, a folder with an open_clip model, or one fetched from the hub.",
     ),
 }
 """What else the plan says, with title and explanation."""
