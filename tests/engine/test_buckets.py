@@ -196,3 +196,8 @@ def test_no_upscale_shrinks_for_smaller_sizes_too() -> None:
     config = DataConfig(no_upscale=True, more_resolutions=(256,))
     assert assign(600, 600, config) == (512, 512) and assign(600, 600, config, resolution=256) == (256, 256)
     assert assign(100, 200, config) == assign(100, 200, config, resolution=256) == (64, 192)
+
+
+def test_a_balanced_word_may_stand_in_sentences() -> None:
+    pictures = [(1, "hat", ""), (1, "hat", ""), (1, "", "She wears a Cap, smiling."), (1, "", "Caps and handicaps.")]
+    assert sample_counts(pictures, DataConfig(balance=("hat", "cap"))) == [1, 1, 2, 1]
