@@ -170,7 +170,9 @@ def painted(size: tuple[int, int], mode: str = "L") -> Pil.Image:
     return canvas
 
 
-@pytest.mark.parametrize("given", [painted((150, 90)), painted((75, 45)), painted((150, 90), "RGBA")], ids=["", "half", "RGBA"])
+@pytest.mark.parametrize(
+    "given", [painted((150, 90)), painted((75, 45)), painted((150, 90), "RGBA")], ids=["", "half", "RGBA"]
+)
 def test_a_brushed_mask_becomes_grey_and_of_the_pictures_size_and_can_be_undone(project, given):
     digest = masks.save(project, 1, png(given))
     with Pil.open(project.mask_path(project.image(1))) as saved:
