@@ -168,16 +168,16 @@ def speed_of(name: str, files: Sequence[Path], batch: int, rounds: int) -> dict[
     """The parts and the whole, in turns, `rounds` times."""
     model, config, count = load(name), TagConfig(models=(name,), batch_size=batch, threshold=0.5), len(files)
     entries = [{"id": number, "file": str(file)} for number, file in enumerate(files)]
-    pictures = [images.decode(file) for file in files]
+    pictures = [images.decode(file, draft=model.draft) for file in files]
     ready = [model.prepare(picture) for picture in pictures]
     model.score_prepared(ready[:batch])
 
     def whole() -> None:
-        for part in prepared_batches(entries, batch, lambda image: [model.prepare(image)]):
+        for part in prepared_batches(entries, batch, lambda image: [model.prepare(image)], draft=model.draft):
             "".join(json.dumps(line) for line in answers([model], part, config))
 
     works: dict[str, Callable[[], Any]] = {
-        "decode": lambda: [images.decode(file) for file in files],
+        "decode": lambda: [images.decode(file, draft=model.draft) for file in files],
         "prepare": lambda: [model.prepare(picture) for picture in pictures],
         "model": lambda: [model.score_prepared(ready[at : at + batch]) for at in range(0, count, batch)],
         "pipeline": whole,

@@ -49,9 +49,10 @@ class ImageError(ValueError):
     """This file cannot be used as a picture; the text says why."""
 
 
-def decode(source: Path | str | bytes, background: str = WHITE) -> Image.Image:
+def decode(source: Path | str | bytes, background: str = WHITE, draft: int = 0) -> Image.Image:
     """Decode a picture into 8-bit sRGB as it is meant to be seen: EXIF turn applied, colour profile converted,
-    transparency over the background ("#rrggbb"), first frame of an animation.
+    transparency over the background ("#rrggbb"), first frame of an animation. With `draft` a large JPEG comes at a half,
+    a quarter or an eighth of its size, no side below `draft` pixels, in a fraction of the time.
 
     Raises ImageError with the reason for anything that is no whole, safe picture.
     """
@@ -63,6 +64,8 @@ def decode(source: Path | str | bytes, background: str = WHITE) -> Image.Image:
     try:
         image = _open(data)
         _check_size(*image.size)
+        if draft:
+            image.draft(None, (draft, draft))
         image.load()
         return _normalise(image, background)
     except UnidentifiedImageError:

@@ -68,6 +68,8 @@ def load(
 class CoCa:
     """Contrastive captioner (Yu et al. 2022, arXiv 2205.01917) in open_clip's form. It cannot be asked anything."""
 
+    draft = 0
+
     def __init__(self, model: open_clip.CoCa, preprocess: PreprocessCfg, device: str, half: bool) -> None:
         self.device = device
         self._dtype = torch.float16 if half else torch.float32
@@ -162,6 +164,8 @@ def _load_coca(folder: Path, device: str, half: bool) -> CoCa:
 class Chat:
     """An image-text-to-text model of transformers: asked with the prompt by its chat template, or with its own words
     where it has none (see OWN_PROMPTS)."""
+
+    draft = 0
 
     def __init__(self, model: Any, processor: Any, device: str) -> None:
         self.device = device

@@ -22,6 +22,10 @@ from lora_studio.tagger.scoring import Floats, best_device, number_type, stacked
 OPTIONS = ("clean", "strip_sep_token", "language", "lower", "reduction_mask", "additional_special_tokens")
 """What a model's folder may tell its tokenizer. There are others that would have transformers run the folder's code."""
 
+ENOUGH = 3
+"""So many times the side that the model sees are left of a large picture before it is scaled with care: from there on
+Pillow's docs call the result hardly told apart, and it takes a fraction of the time."""
+
 
 class Clip:
     """Pictures and words in one space."""
@@ -39,9 +43,13 @@ class Clip:
         self.model = model.eval().requires_grad_(False).to(device, dtype)
         self.tokenizer = tokenizer
         self._transform = image_transform_v2(preprocess, is_train=False)
+        side = preprocess.size if isinstance(preprocess.size, int) else max(preprocess.size)
+        self.draft = ENOUGH * side
 
     def prepare(self, image: Image.Image) -> Floats:
         """An RGB picture of any size -> (3, H, W), cut, scaled and normalised as the model was trained. Any thread."""
+        if (factor := min(image.size) // self.draft) > 1:
+            image = image.reduce(factor)
         return self._transform(image).numpy()
 
     @torch.inference_mode()

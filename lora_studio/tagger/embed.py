@@ -40,7 +40,7 @@ def embed_files(
     picture."""
     entries = [{"id": number, "file": str(file)} for number, file in enumerate(files)]
     parts, done = [], 0
-    with closing(prepared_batches(entries, batch_size, model.prepare)) as batches:
+    with closing(prepared_batches(entries, batch_size, model.prepare, draft=model.draft)) as batches:
         for batch in batches:
             for item in batch:
                 if item.reason:
@@ -64,7 +64,7 @@ def embed(config: dict[str, Any], job: JobContext) -> dict[str, Any]:
     model = load_model(settings.model)
     job.report(Phase("embed", f"Looking at {len(settings.images)} pictures"))
     ids, parts, failed, done = [], [], [], 0
-    with closing(prepared_batches(settings.images, settings.batch_size, model.prepare)) as batches:
+    with closing(prepared_batches(settings.images, settings.batch_size, model.prepare, draft=model.draft)) as batches:
         for batch in batches:
             if job.should_stop():
                 return {"embedded": 0, "failed": failed, "file": ""}

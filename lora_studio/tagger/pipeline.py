@@ -39,23 +39,25 @@ def prepared_batches(
     prepare: Callable[[Image.Image], Any],
     background: str = WHITE,
     threads: int = THREADS,
+    draft: int = 0,
 ) -> Iterator[list[Prepared]]:
     """Batches of `{"id", "file", "crop"}` entries in their order, the last one smaller.
 
     While a batch is worked on, the next is being made ready; never more than two batches are held, whatever their
-    number. A file that cannot be used carries its reason. Close the generator to end it early.
+    number. A JPEG may come smaller, no side below `draft` pixels, where that is given and it is not cropped. A file that
+    cannot be used carries its reason. Close the generator to end it early.
     """
     waiting: deque[Future[Prepared]] = deque()
     left = iter(entries)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
     try:
         for entry in islice(left, max(batch_size, threads)):
-            waiting.append(pool.submit(_prepared, entry, prepare, background))
+            waiting.append(pool.submit(_prepared, entry, prepare, background, draft))
         batch: list[Prepared] = []
         while waiting:
             batch.append(waiting.popleft().result())
             for entry in islice(left, 1):
-                waiting.append(pool.submit(_prepared, entry, prepare, background))
+                waiting.append(pool.submit(_prepared, entry, prepare, background, draft))
             if len(batch) == batch_size or not waiting:
                 yield batch
                 batch = []
@@ -63,14 +65,14 @@ def prepared_batches(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepared(entry: dict[str, Any], prepare: Callable[[Image.Image], Any], background: str) -> Prepared:
+def _prepared(entry: dict[str, Any], prepare: Callable[[Image.Image], Any], background: str, draft: int) -> Prepared:
     try:
-        return Prepared(entry["id"], entry["file"], prepare(decoded(entry, background)))
+        return Prepared(entry["id"], entry["file"], prepare(decoded(entry, background, draft)))
     except ImageError as error:
         return Prepared(entry["id"], entry["file"], None, str(error))
 
 
-def decoded(entry: dict[str, Any], background: str = WHITE) -> Image.Image:
+def decoded(entry: dict[str, Any], background: str = WHITE, draft: int = 0) -> Image.Image:
     """The picture of an entry, cut to its `crop` where it has one. Raises ImageError with the reason."""
     try:
         data = Path(entry["file"]).read_bytes() if Path(entry["file"]).stat().st_size <= images.MAX_BYTES else b""
@@ -78,11 +80,12 @@ def decoded(entry: dict[str, Any], background: str = WHITE) -> Image.Image:
         raise ImageError(f"cannot be read ({error.strerror or error})") from None
     if not data:
         return images.decode(entry["file"], background)  # empty or too large: it says so
+    draft = 0 if entry.get("crop") else draft
     if images.num_pixels(data) > LARGE:
         with _one_large:
-            picture = images.decode(data, background)
+            picture = images.decode(data, background, draft)
     else:
-        picture = images.decode(data, background)
+        picture = images.decode(data, background, draft)
     if not entry.get("crop"):
         return picture
     left, top, right, bottom = entry["crop"]

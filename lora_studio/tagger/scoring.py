@@ -21,6 +21,8 @@ class Scorer(Protocol):
 
     vocabulary: Vocabulary
     device: str
+    draft: int
+    """Shorter side in pixels from which on more of a picture tells the model nothing; 0 where each pixel counts."""
 
     def prepare(self, image: Image.Image) -> Floats:
         """One RGB picture of any size -> the numbers the model looks at. On the CPU; several threads may call it."""
@@ -39,6 +41,7 @@ class Describer(Protocol):
     """Says in a sentence what a picture shows."""
 
     device: str
+    draft: int
 
     def prepare(self, image: Image.Image) -> Any:
         """One RGB picture of any size as the model takes it. On the CPU; several threads may call it."""
@@ -55,6 +58,8 @@ class Describer(Protocol):
 
 class Prepared:
     """For scorers with `prepare` and `score_prepared`: both at once."""
+
+    draft = 0
 
     def score(self, images: Sequence[Image.Image]) -> Floats:
         """B RGB pictures -> (B, T) probabilities, in the vocabulary's order."""

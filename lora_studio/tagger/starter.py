@@ -24,7 +24,7 @@ class Tagger(Prepared):
         """`tag_scores`: (B, D) embeddings of pictures -> (B, T) probabilities, in the vocabulary's order."""
         self.vocabulary = vocabulary
         self.device = clip.device
-        self.prepare = clip.prepare
+        self.prepare, self.draft = clip.prepare, clip.draft
         self.embed_images = clip.embed_images
         self.embed_prepared = clip.embed_prepared
         self.embed_texts = clip.embed_texts

@@ -84,7 +84,8 @@ def _tag(
     def prepare(image: Image.Image) -> list[Any]:
         return [model.prepare(image) for model in models]
 
-    batches = prepared_batches(left, config.batch_size, prepare, settings.background)
+    draft = max(model.draft for model in models) if all(model.draft for model in models) else 0
+    batches = prepared_batches(left, config.batch_size, prepare, settings.background, draft=draft)
     with (job.folder / RESULTS).open("a", encoding="utf-8") as file, closing(batches):
         for batch in batches:
             if job.should_stop():

@@ -118,3 +118,14 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
         Image.new("RGB", (100, 100)).save(tmp_path / f"{number}.png")
     entries = [{"id": number, "file": tmp_path / f"{number}.png"} for number in range(2)]
     assert len(list(prepared_batches(entries, 2, lambda image: image, threads=2))) == 1 and most == 1
+
+
+def test_a_jpeg_comes_smaller_where_that_is_enough_and_never_too_small(tmp_path):
+    file = tmp_path / "large.jpg"
+    Image.effect_mandelbrot((1200, 900), (-2, -1.5, 1, 1.5), 60).convert("RGB").save(file, quality=90)
+    entry = {"id": 1, "file": str(file)}
+    sizes = {draft: decoded(entry, draft=draft).size for draft in (0, 100, 200, 400, 800, 2000)}
+    assert sizes[0] == sizes[800] == sizes[2000] == (1200, 900)
+    assert (sizes[100], sizes[200], sizes[400]) == ((150, 113), (300, 225), (600, 450))
+    cropped = {**entry, "crop": [0.5, 0, 1, 1]}
+    assert decoded(cropped, draft=100).size == (600, 900), "of a part every pixel may count"

@@ -4,6 +4,7 @@
 `tools.starter.data.generate(240, 20_261_125, 64)`; CC0. benchmarks/tagging.py measures more of them.
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.tagging import average_precision, claimed, f1
+from lora_studio.core import images, paths
 from lora_studio.tagger.choose import choose
 from lora_studio.tagger.config import TagConfig
 from lora_studio.tagger.model import load
@@ -67,3 +69,23 @@ def test_what_is_written_is_no_worse(seen):
     found = of_tags(seen, lambda name, row, level, wanted: f1(np.array([name in tags for tags in written]), wanted))
     assert found["all"] > claimed()["macro F1"] - MARGIN
     assert all(len(tags & {"voxel art", "pixel art", "comic style", "ink style"}) == 1 for tags in written)
+
+
+def test_a_picture_far_larger_than_the_model_sees_is_read_in_small_and_scored_alike():
+    """The model sees 64 pixels; a JPEG of a megapixel is read at a quarter of its size and reduced before it is scaled
+    with care."""
+    model = load("starter")
+    shown = [
+        images.decode(path) for path in sorted((paths.assets() / "starter" / "samples").glob("*/images/*_0[1-9].png"))
+    ]
+    large = []
+    for picture in shown:
+        data = io.BytesIO()
+        picture.resize((1152, 1152), Image.Resampling.BICUBIC).save(data, "JPEG", quality=90)
+        large.append(data.getvalue())
+    assert images.decode(large[0], draft=model.draft).size == (288, 288)
+    small = model.score([images.decode(data, draft=model.draft) for data in large])
+    whole = model.score(shown)
+    assert abs(small - whole).mean() < 0.005
+    levels = model.vocabulary.levels
+    assert ((small > levels) != (whole > levels)).mean() < 0.01
