@@ -51,8 +51,8 @@ class ImageError(ValueError):
 
 def decode(source: Path | str | bytes, background: str = WHITE, draft: int = 0) -> Image.Image:
     """Decode a picture into 8-bit sRGB as it is meant to be seen: EXIF turn applied, colour profile converted,
-    transparency over the background ("#rrggbb"), first frame of an animation. With `draft` a large JPEG comes at a half,
-    a quarter or an eighth of its size, no side below `draft` pixels, in a fraction of the time.
+    transparency over the background ("#rrggbb"), first frame of an animation. With `draft` a large JPEG comes at a
+    half, a quarter or an eighth of its size, no side below `draft` pixels, in a fraction of the time.
 
     Raises ImageError with the reason for anything that is no whole, safe picture.
     """

@@ -44,8 +44,8 @@ def prepared_batches(
     """Batches of `{"id", "file", "crop"}` entries in their order, the last one smaller.
 
     While a batch is worked on, the next is being made ready; never more than two batches are held, whatever their
-    number. A JPEG may come smaller, no side below `draft` pixels, where that is given and it is not cropped. A file that
-    cannot be used carries its reason. Close the generator to end it early.
+    number. A JPEG may come smaller, no side below `draft` pixels, where that is given and it is not cropped. A file
+    that cannot be used carries its reason. Close the generator to end it early.
     """
     waiting: deque[Future[Prepared]] = deque()
     left = iter(entries)
