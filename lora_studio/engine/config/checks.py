@@ -245,9 +245,11 @@ def _odd_captions(config: TrainConfig, facts: Facts) -> Iterable[str]:
     nowhere = [tag for tag in data.balance if not any(mentions(*words, tag) for words in written)]
     if nowhere:
         yield f"data.balance: no caption has {', '.join(nowhere)}."
-    empty = sum(not caption.strip() and not text.strip() for caption, text in written)
+    bare = ("", (facts.trigger or "").strip().casefold())  # the trigger leads every caption, empty ones too
+    empty = sum(caption.strip().casefold() in bare and not text.strip() for caption, text in written)
     if empty:
-        yield f"{empty} of {len(facts.captions)} pictures have an empty caption."
+        alone = f": they are trained with {facts.trigger} alone" if facts.trigger else ""
+        yield f"{empty} of {len(facts.captions)} pictures have an empty caption{alone}."
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------------
