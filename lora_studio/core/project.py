@@ -157,6 +157,15 @@ class Arrival:
     """Further columns of its row."""
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """What an undo or redo did."""
+
+    label: str
+    values: tuple[tuple[int, str, Any], ...]
+    """Picture, field, and what stands there now, as it is stored."""
+
+
 class Edit:
     """Collects the changes of one undoable step."""
 
@@ -408,24 +417,31 @@ class Project:
 
     def undo(self) -> str | None:
         """Take back the last edit; returns its label, None when there is none."""
-        return self._replay("undone = 0 ORDER BY id DESC", undone=1)
+        done = self.replay(back=True)
+        return done.label if done else None
 
     def redo(self) -> str | None:
         """Do the last undone edit again; returns its label, None when there is none."""
-        return self._replay("undone = 1 ORDER BY id", undone=0)
+        done = self.replay(back=False)
+        return done.label if done else None
 
-    def _replay(self, which: str, undone: int) -> str | None:
+    def replay(self, back: bool) -> Replayed | None:
+        """Undo (`back`) or redo, telling what it changed; None when there is nothing left."""
+        which = "undone = 0 ORDER BY id DESC" if back else "undone = 1 ORDER BY id"
         with database.transaction(self._database) as connection:
             row = connection.execute(f"SELECT * FROM journal WHERE {which} LIMIT 1").fetchone()
             if row is None:
                 return None
             changes = json.loads(row["changes"])
-            for image_id, field, before, after in reversed(changes) if undone else changes:
-                value = before if undone else after
+            values = [
+                (image_id, field, before if back else after)
+                for image_id, field, before, after in (reversed(changes) if back else changes)
+            ]
+            for image_id, field, value in values:
                 connection.execute(f"UPDATE images SET {_column(field)} = ? WHERE id = ?", (value, image_id))
-            connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (undone, row["id"]))
+            connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (int(back), row["id"]))
             _touch(connection)
-            return row["label"]
+            return Replayed(row["label"], tuple(values))
 
     def new_folder(self, group: Literal["runs", "tests", "jobs", "exports"], name: str = "") -> Path:
         """A fresh numbered folder, e.g. `runs/zorbi-2`; two callers at once get different ones."""

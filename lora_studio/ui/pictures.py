@@ -13,6 +13,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+AS_STORED = ("decision", "reason", "caption", "prose", "repeats", "source")
+"""Columns whose values the page holds as the project stores them."""
+
+
 def version(image: Image, background: str) -> str:
     """Changes with what is seen of the picture, and so makes its address cacheable."""
     return image.sha256[:12] + ("" if background == WHITE else background[1:])

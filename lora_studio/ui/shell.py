@@ -4,7 +4,7 @@ from typing import Any
 
 from lora_studio.core.jobs import Job
 from lora_studio.core.project import Project
-from lora_studio.ui.pictures import version
+from lora_studio.ui.pictures import AS_STORED, version
 from lora_studio.ui.studio import Studio, step_of
 
 
@@ -22,10 +22,10 @@ def functions(studio: Studio) -> dict[str, Any]:
         }
 
     def undo(project: str) -> dict[str, Any]:
-        return {"label": studio.open(project).undo()}
+        return _replayed(studio.open(project), back=True)
 
     def redo(project: str) -> dict[str, Any]:
-        return {"label": studio.open(project).redo()}
+        return _replayed(studio.open(project), back=False)
 
     def trash(project: str) -> dict[str, str]:
         found = studio.open(project)
@@ -45,6 +45,17 @@ def functions(studio: Studio) -> dict[str, Any]:
         "redo": redo,
         "project.trash": trash,
         "job.command": command,
+    }
+
+
+def _replayed(project: Project, back: bool) -> dict[str, Any]:
+    """Its name, and the values that the page can take over (None: it has to read the pictures anew)."""
+    done = project.replay(back)
+    simple = done is not None and all(field in AS_STORED for _, field, _ in done.values)
+    return {
+        "label": done.label if done else None,
+        "values": done.values if done and simple else None,
+        "revision": project.revision,
     }
 
 

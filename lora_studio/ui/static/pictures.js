@@ -113,12 +113,30 @@ function taken(project, answer, before, message) {
     const image = toObject(row);
     if (pictures.byId.has(image.id) && !pending.has(image.id)) Object.assign(pictures.byId.get(image.id), image);
   }
+  put(answer.values || []);
   pictures.revision = Math.max(pictures.revision, answer.revision || 0);
+  follow();
+  if (message) toast(message(answer));
+  return answer;
+}
+
+/** Values as they are now: [[id, name of the column, value]]; of pictures with edits on their way the last answer counts. */
+function put(values) {
+  for (const [id, name, value] of values) if (pictures.byId.has(id) && !pending.has(id)) pictures.byId.get(id)[name] = value;
+}
+
+/** Take over what an undo or redo answers; where more has changed than it tells of, the next look at the project reads all. */
+export function takeOver(project, { values, revision }) {
+  if (!values || project !== pictures.project || !pictures.loaded || revision !== pictures.revision + 1) return;
+  put(values);
+  pictures.revision = revision;
+  follow();
+}
+
+function follow() {
   tell();
   clearTimeout(later);
   later = setTimeout(() => { changed(); judge(); }, pictures.all.length > LARGE ? 3000 : 400);
-  if (message) toast(message(answer));
-  return answer;
 }
 
 window.addEventListener("ls:revision", () => load());

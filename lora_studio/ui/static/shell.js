@@ -1,6 +1,6 @@
 // The frame: sidebar with the projects and jobs, the six-step bar, the Next button, undo, the theme, help by "?".
 import { STEPS, button, call, changed, confirm, dialog, edit, fill, go, h, icon, number, part, plural, poll, showing, state, toast, typing } from "./core.js";
-import { allSent } from "./pictures.js";
+import { allSent, takeOver } from "./pictures.js";
 
 const KIND = { character: "Character", style: "Style", concept: "Concept" };
 let search = "";
@@ -173,20 +173,25 @@ function steps(root) {
   };
 }
 
+async function replay(word) {
+  const project = state.project, answer = await edit(word);
+  takeOver(project, answer);
+  window.dispatchEvent(new CustomEvent("ls:revision"));
+  return answer;
+}
+
 export async function undoLast() {
   if (!state.project) return;
   await allSent(); // what was just done is what is taken back
-  const { label } = await edit("undo");
-  toast(label ? `Undone: ${label}` : "Nothing to undo", { action: label ? { text: "Redo", run: () => edit("redo") } : null });
-  window.dispatchEvent(new CustomEvent("ls:revision"));
+  const { label } = await replay("undo");
+  toast(label ? `Undone: ${label}` : "Nothing to undo", { action: label ? { text: "Redo", run: () => replay("redo") } : null });
 }
 
 export async function redoLast() {
   if (!state.project) return;
   await allSent();
-  const { label } = await edit("redo");
+  const { label } = await replay("redo");
   toast(label ? `Done again: ${label}` : "Nothing to do again");
-  window.dispatchEvent(new CustomEvent("ls:revision"));
 }
 
 async function menu(project) {

@@ -98,7 +98,7 @@ part("tagging", (root) => {
     const all = used(), lacks = { caption: (one) => !one.caption, prose: (one) => !one.prose };
     return [mode() !== "prose" && { key: "\n", title: "no tags", lacks: lacks.caption, count: all.filter(lacks.caption).length }, mode() !== "tags" && { key: "\n\n", title: "no sentences", lacks: lacks.prose, count: all.filter(lacks.prose).length }].filter(Boolean);
   }
-  function drawList() { clearTimeout(listTimer); listTimer = 0; list.draw(bare(), info.trigger); }
+  function drawList() { clearTimeout(listTimer); listTimer = 0; tagIndex.sweep(); list.draw(bare(), info.trigger); }
 
   /** Choose anew which pictures are shown. */
   function refilter() {
@@ -111,21 +111,20 @@ part("tagging", (root) => {
 
   function draw() {
     if (state.step !== "tagging") return;
-    tagIndex.sweep();
     drawToolbar();
     root.dataset.view = view;
     panes.hidden = view !== "pictures";
     other.hidden = view === "pictures";
-    if (view !== "pictures") { views.find((one) => one.name === view).draw(other); return; }
-    drawList();
+    if (view !== "pictures") { tagIndex.sweep(); views.find((one) => one.name === view).draw(other); return; }
     refilter();
+    clearTimeout(listTimer);
+    listTimer = setTimeout(drawList, 30); // the pictures first: to read the tags of 10,000 takes longer than a frame
   }
 
   /** Captions changed. What is shown stays as it is until the filter changes, so that nothing goes away under one's hands. */
   function follow() {
     if (state.step !== "tagging") return;
     if (shownOf !== pictures.all || view !== "pictures") { draw(); return; }
-    tagIndex.sweep();
     grid.draw();
     side.draw(grid.current, grid.selected);
     if (!listTimer) listTimer = setTimeout(drawList, 150);

@@ -10,7 +10,7 @@ from pydantic import Field
 from lora_studio.core.project import Project
 from lora_studio.steps import caption_edits, captioning, checking
 from lora_studio.steps.caption_edits import CaptionEdit
-from lora_studio.ui import pictures
+from lora_studio.steps.captioning import Diff
 from lora_studio.ui.studio import Studio
 
 Ids = Annotated[list[int], Field(max_length=200_000)] | Literal["used"] | None
@@ -23,16 +23,21 @@ Digest = Annotated[str, Field(max_length=64)]
 
 def functions(studio: Studio) -> dict[str, Any]:
     """What the views call."""
+    shown: dict[str, Diff] = {}  # the last preview of each project: what is confirmed is written as it was seen
 
     def table(project: str) -> dict[str, Any]:
         opened = studio.open(project)
         return studio.remembered(opened, "words.table", lambda: _table(opened))
 
     def preview(project: str, ids: Ids, edit: CaptionEdit) -> dict[str, Any]:
-        return caption_edits.preview(studio.open(project), ids, edit).page()
+        shown[project] = caption_edits.preview(studio.open(project), ids, edit)
+        return shown[project].page()
 
     def apply(project: str, ids: Ids, edit: CaptionEdit, digest: Digest | None = None) -> dict[str, Any]:
         opened = studio.open(project)
+        diff = shown.pop(project, None)
+        if diff is not None and diff.digest == digest:
+            return _answer(opened, captioning.write(opened, diff))  # says so when the captions are others by now
         return _answer(opened, caption_edits.apply(opened, ids, edit, digest))
 
     def lint(project: str) -> dict[str, Any]:
@@ -80,4 +85,12 @@ def _table(project: Project) -> dict[str, Any]:
 
 
 def _answer(project: Project, ids: list[int]) -> dict[str, Any]:
-    return {"count": len(ids), **pictures.changed(project, ids)}
+    """How many captions changed, and their texts: whole rows of 10,000 pictures would take most of the time."""
+    revision, wanted = project.revision, set(ids)
+    values = [
+        (image_id, field, text)
+        for field in captioning.FIELDS
+        for image_id, text in project.texts(field).items()
+        if image_id in wanted
+    ]
+    return {"count": len(wanted), "revision": revision, "values": values}
