@@ -94,6 +94,18 @@ def whole(page: Any) -> None:
     page.set_viewport_size({"width": 1280, "height": 800})
 
 
+def captions(page: Any) -> None:
+    """Tagging's views of all captions, and the choice of a tagger."""
+    page.locator("#ls-step-tagging").click()
+    for view in ("tags", "absorbed", "charts", "seen"):
+        page.locator(f"#ls-tag-view-{view}").click()
+        page.wait_for_timeout(3000)
+        shoot(page, f"captions-{view}-dark")
+    page.locator("#ls-tag-view-pictures").click()
+    page.locator("#ls-auto-tag").click()
+    shoot(page, "tagger-dark")
+
+
 def shoot(page: Any, name: str) -> None:
     """One picture of the page without passing messages."""
     page.wait_for_timeout(1200)
@@ -126,6 +138,7 @@ def main() -> None:
                 page.locator(f"#ls-step-{step}").click()
                 page.wait_for_timeout(4000)
                 both(page, step)
+            captions(page)
             browser.close()
     finally:
         process.terminate()

@@ -79,17 +79,17 @@ CARDS = (
          HUB),
     Card("SmilingWolf/wd-vit-tagger-v3", "wd", "WD ViT v3", f"{WD_ABOUT} The quickest of the five.", 378_403_252,
          SLOW, "Apache-2.0", HUB),
-    Card("timm/ViT-B-16-SigLIP2", "zero_shot", "SigLIP 2 B/16", WORDS, 0, SLOW, "Apache-2.0", HUB),
-    Card("timm/ViT-SO400M-14-SigLIP-384", "zero_shot", "SigLIP SO400M/14", f"{WORDS} The surest of these.", 0,
-         SLOWEST, "Apache-2.0", HUB),
-    Card("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "zero_shot", "CLIP B/32", f"{WORDS} The quickest of these.", 0,
-         "fast", "MIT", HUB),
-    Card("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "zero_shot", "CLIP L/14", WORDS, 0, SLOWEST, "MIT",
-         HUB),
+    Card("timm/ViT-B-16-SigLIP2", "zero_shot", "SigLIP 2 B/16", WORDS, 1_500_751_880, SLOW, "Apache-2.0", HUB),
+    Card("timm/ViT-SO400M-14-SigLIP-384", "zero_shot", "SigLIP SO400M/14", f"{WORDS} The surest of these.",
+         3_511_841_992, SLOWEST, "Apache-2.0", HUB),
+    Card("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "zero_shot", "CLIP B/32", f"{WORDS} The quickest of these.",
+         605_132_968, "fast", "MIT", HUB),
+    Card("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "zero_shot", "CLIP L/14", WORDS, 1_710_489_768, SLOWEST,
+         "MIT", HUB),
     Card("laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", "captioner", "CoCa L/14",
-         f"{SAYS} Short and plain; cannot be asked.", 0, SLOWEST, "MIT", HUB, "sentences"),
-    Card("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "captioner", "SmolVLM2 2.2B", f"{SAYS} Follows your instructions.", 0,
-         "needs a GPU", "Apache-2.0", HUB, "sentences"),
+         f"{SAYS} Short and plain; cannot be asked.", 2_553_847_528, SLOWEST, "MIT", HUB, "sentences"),
+    Card("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "captioner", "SmolVLM2 2.2B", f"{SAYS} Follows your instructions; "
+         "needs about 5 GB of GPU memory.", 0, "needs a GPU", "Apache-2.0", HUB, "sentences"),
     Card("Qwen/Qwen2.5-VL-7B-Instruct", "captioner", "Qwen2.5-VL 7B",
          f"{SAYS} Follows your instructions closely; needs about 18 GB of GPU memory.", 0, "needs a GPU", "Apache-2.0",
          HUB, "sentences"),
@@ -97,7 +97,8 @@ CARDS = (
          f"{SAYS} Small; takes its own task words as instructions.", 0, SLOW, "MIT", HUB,
          "sentences"),
 )  # fmt: skip
-"""Sizes of WD models are counted from their architectures (timm) with 10,861 tags in float32."""
+"""Sizes are counted from the architectures (timm with 10,861 tags, open_clip) in float32. What the models that are
+asked need is about what their makers say."""
 
 
 def cards() -> list[Card]:
