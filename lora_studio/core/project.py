@@ -11,7 +11,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -255,8 +255,11 @@ class Project:
     @property
     def touched(self) -> float:
         """Time of the last change (Unix seconds)."""
-        paths = (self.folder / "project.toml", self._database, self.folder / "project.db-wal")
-        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+        times = [0.0]
+        for path in (self.folder / "project.toml", self._database, self.folder / "project.db-wal"):
+            with suppress(FileNotFoundError):  # SQLite removes the last one whenever nobody has the database open
+                times.append(path.stat().st_mtime)
+        return max(times)
 
     @property
     def plan(self) -> Plan:

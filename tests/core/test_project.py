@@ -2,6 +2,7 @@ import hashlib
 import io
 import multiprocessing
 import sqlite3
+import threading
 from contextlib import closing
 
 import pytest
@@ -135,6 +136,23 @@ def test_two_projects_of_one_name_trashed_in_one_second_lie_side_by_side(project
     first = project.trash()
     second = Project.create(project.root, Plan(name="Zorbi")).trash()
     assert first != second and (first / "project.toml").exists() and (second / "project.toml").exists()
+
+
+def test_when_it_was_touched_is_told_while_the_database_is_opened_and_closed_by_others(project):
+    wal, over = project.folder / "project.db-wal", threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            wal.touch()
+            wal.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        assert all(project.touched > 0 for _ in range(3000))
+    finally:
+        over.set()
+        other.join()
 
 
 def test_a_database_of_a_newer_program_is_refused(project):
