@@ -82,10 +82,16 @@ def main(words: list[str]) -> int:
         print("\nStopped. Run the same command again to go on where this one stopped.", file=sys.stderr)
         return 130
     if testing:
-        return hand_over(["-m", "pytest", "-n", "logical", "--dist", "loadfile", *words[1:]], ROOT)
+        return hand_over(["-m", "pytest", "-n", str(workers()), "--dist", "loadfile", *words[1:]], ROOT)
     if repair and not words:
         return 0
     return hand_over(["-m", "lora_studio", *(words if has_command(words) else ["studio", *words])], None)
+
+
+def workers() -> int:
+    """Processes that run the tests: one a core, and not so many that browsers and models fill the memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores)
 
 
 def has_command(words: list[str]) -> bool:
