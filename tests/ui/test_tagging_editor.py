@@ -8,9 +8,9 @@ import pytest
 from lora_studio.core.looks import Looks
 from lora_studio.core.project import Plan, Project
 from lora_studio.steps import captioning, gathering, looking
-from lora_studio.ui.api import dispatcher
 from lora_studio.ui.studio import Studio
 from lora_studio.ui.tabs import tagging
+from tests.ui.conftest import asker
 
 CAPTIONS = ("zorbi, smile, red hat", "zorbi, red hat, long hair", "zorbi, smile", "")
 
@@ -26,14 +26,7 @@ def project(projects, picture_folder) -> Project:
 
 @pytest.fixture
 def ask(projects, project):
-    """Call a function as the page does; its value, or the error as the page gets it."""
-    call = dispatcher(tagging.functions(Studio(projects)))
-
-    def asked(name, **arguments):
-        answer = call({"name": f"tagging.{name}", "arguments": {"project": project.slug, **arguments}})
-        return answer["value"] if "value" in answer else answer["error"]
-
-    return asked
+    return asker(tagging.functions(Studio(projects)), project, "tagging.")
 
 
 def texts(project: Project) -> list[str]:

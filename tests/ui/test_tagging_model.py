@@ -10,10 +10,10 @@ from lora_studio.core.errors import UserError
 from lora_studio.core.project import Plan, Project
 from lora_studio.steps import gathering, trigger
 from lora_studio.ui import guards
-from lora_studio.ui.api import dispatcher
 from lora_studio.ui.studio import Studio
 from lora_studio.ui.tabs import tagging_model
 from tests.tagged import tagged
+from tests.ui.conftest import asker
 
 
 @pytest.fixture
@@ -30,14 +30,7 @@ def studio(projects):
 
 @pytest.fixture
 def ask(studio, project):
-    """Call a function as the page does; its value, or the error as the page gets it."""
-    call = dispatcher(tagging_model.functions(studio))
-
-    def asked(name, /, **arguments):
-        answer = call({"name": name, "arguments": {"project": project.slug, **arguments}})
-        return answer["value"] if "value" in answer else answer["error"]
-
-    return asked
+    return asker(tagging_model.functions(studio), project, "")
 
 
 @pytest.fixture
